@@ -1,0 +1,71 @@
+"""Write an inference bundle, and verify it in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from hh_train.data.manifest import Manifest
+from hh_train.flow.guidance import Guidance
+from hh_train.flow.solvers import RenoiseSolver, UniPCSolver
+from hh_train.inference.bundle import Bundle, Geometry, verify_in_fresh_process, write_bundle
+from hh_train.inference.generate import ClipGenerator
+from hh_train.model.checkpoint import load_model
+from hh_train.model.transformer import ComputeDtype
+from hh_train.tokenizers import load_tokenizers
+from hh_train.training.checkpoints import Provenance
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    *,
+    checkpoint: str,
+    shards: str,
+    output: str,
+    solver: RenoiseSolver | UniPCSolver,
+    guidance: Guidance,
+    system: str,
+    results: str | None = None,
+    prompt: str,
+    num_frames: int,
+    size: tuple[int, int],
+    compute_dtype: ComputeDtype = "bfloat16",
+    bfloat16_products: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Writes the bundle folder `output` and returns it.
+
+    Args:
+        checkpoint: checkpoint folder of the model to ship.
+        shards: folder whose codecs go along.
+        solver, guidance: the sampler contract.
+        results: results.json of an evaluation, whose scores of `system` go into the model card; None leaves them out.
+        prompt, num_frames, size: of the clip that a fresh process must reproduce bit for bit.
+
+    Raises ValueError when the checkpoint does not belong to the shards, or the bundle does not reproduce the clip.
+    """
+    manifest = Manifest.load(shards)
+    provenance = Provenance.read(checkpoint)
+    if provenance is not None:
+        manifest.require_compatible(provenance.tokenizers, owner=f"the checkpoint {checkpoint}")
+    generator = ClipGenerator(
+        model=load_model(checkpoint, compute_dtype=compute_dtype).eval(),
+        solver=solver,
+        guidance=guidance,
+        tokenizers=load_tokenizers(shards),
+        frames_per_second=manifest.frames_per_second,
+    )
+    bundle = write_bundle(
+        Path(output),
+        generator,
+        geometry=Geometry(num_frames=num_frames, size=size),
+        prompt=prompt,
+        seed=seed,
+        bfloat16_products=bfloat16_products,
+        scores=_scores(results, system),
+    )
+    verify_in_fresh_process(bundle)
+    log.info("%s reproduces its reference clip bit for bit in a fresh process", bundle)
+    return bundle

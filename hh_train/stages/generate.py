@@ -1,0 +1,128 @@
+"""Generate clips with sound, for the held-out prompts of a shards folder or for a prompt of one's own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from hh_train.data.manifest import Manifest
+from hh_train.data.media import write_clip
+from hh_train.data.shards import read_latent_clips
+from hh_train.flow.guidance import Guidance
+from hh_train.flow.solvers import Solver
+from hh_train.inference.generate import ClipGenerator, GeneratedClip
+from hh_train.model.checkpoint import load_model
+from hh_train.model.transformer import ComputeDtype
+from hh_train.tokenizers import load_tokenizers
+from hh_train.training.checkpoints import Provenance
+from hh_train.types import ClipMetadata, LatentClip, Prompt
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    *,
+    checkpoint: str,
+    shards: str,
+    output: str,
+    solver: Solver,
+    guidance: Guidance,
+    split: str = "test",
+    max_clips: int | None = None,
+    prompt: str | None = None,
+    num_frames: int = 37,
+    size: tuple[int, int] = (64, 64),
+    clips_per_batch: int = 8,
+    compute_dtype: ComputeDtype = "bfloat16",
+    device: str = "cpu",
+    seed: int = 0,
+) -> Path:
+    """Writes `output/KEY.{mp4,txt,json}` and returns `output`. Clips that are there already are not made again.
+
+    Without `prompt`, every clip of `split` gives its prompt and its size. With it, one clip of `num_frames` and `size`
+    (height, width) is made. Raises ValueError when the checkpoint was trained on latents of other codecs.
+    """
+    manifest = Manifest.load(shards)
+    provenance = Provenance.read(checkpoint)
+    if provenance is not None:
+        manifest.require_compatible(provenance.tokenizers, owner=f"the checkpoint {checkpoint}")
+    generator = ClipGenerator(
+        model=load_model(checkpoint, compute_dtype=compute_dtype, device=device).eval(),
+        solver=solver,
+        guidance=guidance,
+        tokenizers=load_tokenizers(shards),
+        frames_per_second=manifest.frames_per_second,
+    )
+    if prompt is None:
+        wanted = [
+            (_emptied(clip), metadata) for clip, metadata in read_latent_clips(shards, split, max_clips=max_clips)
+        ]
+    else:
+        metadata = ClipMetadata(key=f"prompt-{seed}", prompt=Prompt(description=prompt))
+        wanted = [(generator.request(metadata.key, prompt, num_frames=num_frames, size=size), metadata)]
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [pair for pair in wanted if not (folder / f"{pair[1].key}.json").is_file()]
+    log.info("%d clips to generate, %d there already, in %s", len(missing), len(wanted) - len(missing), folder)
+    _generate(generator, missing, folder, clips_per_batch=clips_per_batch, seed=seed)
+    return folder
+
+
+def _generate(
+    generator: ClipGenerator,
+    wanted: Sequence[tuple[LatentClip, ClipMetadata]],
+    folder: Path,
+    *,
+    clips_per_batch: int,
+    seed: int,
+) -> None:
+    num_batches = -(-len(wanted) // clips_per_batch)
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("generating", total=num_batches * generator.solver.num_steps)
+        for start in range(0, len(wanted), clips_per_batch):
+            batch = wanted[start : start + clips_per_batch]
+            made = generator.generate([clip for clip, _ in batch], seed=seed, on_step=lambda: progress.advance(bar))
+            for clip, (_, metadata) in zip(made, batch, strict=True):
+                write_generated(folder, clip, metadata, generator=generator, seed=seed)
+
+
+def write_generated(
+    folder: Path, generated: GeneratedClip, metadata: ClipMetadata, *, generator: ClipGenerator, seed: int
+) -> None:
+    """Writes the clip, its prompt and its record; the record last, so that it stands for the whole."""
+    write_clip(folder / f"{generated.key}.mp4", generated.clip)
+    (folder / f"{generated.key}.txt").write_text(metadata.prompt.compose() + "\n", encoding="utf-8")
+    record = metadata.to_json() | {
+        "generation": {
+            "seconds": generated.seconds,
+            "num_function_evaluations": generated.num_evaluations,
+            "sampler": repr(generator.solver),
+            "guidance": repr(generator.guidance),
+            "seed": seed,
+        },
+        "latent_statistics": {"video": _statistics(generated.video), "audio": _statistics(generated.audio)},
+    }
+    file = folder / f"{generated.key}.json"
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.rename(file)
+
+
+def _statistics(latent: Tensor | None) -> dict[str, float] | None:
+    return None if latent is None else {"mean": float(latent.mean()), "std": float(latent.std())}
+
+
+def _emptied(clip: LatentClip) -> LatentClip:
+    """The same sizes and text without the latents: nothing of the real clip may leak into what is scored."""
+    return replace(
+        clip,
+        video=None if clip.video is None else torch.zeros_like(clip.video),
+        audio=None if clip.audio is None else torch.zeros_like(clip.audio),
+    )

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Sets up, then runs every check: style, types, import layers, tests. Arguments go to pytest:
+#
+#   bash scripts/test.sh                      everything
+#   bash scripts/test.sh tests/runtime -x     these tests only
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.sh
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step ruff check .
+step ruff format --check .
+step mypy
+step lint-imports
+step pytest -q "$@"
