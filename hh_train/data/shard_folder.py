@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hh_train.data.shards import NULL_FILE, STORED_DTYPE, ShardWriter, Tokenized
 
 PROGRESS_FOLDER = ".progress"
 SETTINGS_FILE = "settings.json"
+PENDING_SUFFIX = ".clips"
 
 
 class ShardFolder:
@@ -85,15 +87,13 @@ class ShardFolder:
 
     def write_split(self, split: str, clips: Iterable[TokenizedClip | DroppedClip]) -> None:
         """Writes the clips of a split that are not done, in their order; shards have `shard_bytes` or a little more."""
-        number = sum(record.split == split for record in self._records)
-        shard = _OpenShard(self.folder, self._progress, split, number)
-        for stored in self._pending.pop(shard.name, []):
+        shard = self._open(split)
+        for stored in self._pending.pop(split, []):
             shard.add(stored, is_stored=True)
         for clip in clips:
-            if shard.num_bytes >= self.shard_bytes:
+            if shard.num_bytes >= self.shard_bytes and isinstance(clip, TokenizedClip):
                 self._close(shard)
-                number += 1
-                shard = _OpenShard(self.folder, self._progress, split, number)
+                shard = self._open(split)
             shard.add(clip)
         if shard.samples or shard.dropped:
             self._close(shard)
@@ -102,6 +102,12 @@ class ShardFolder:
         """Writes the manifest and removes the traces of work in progress."""
         manifest.save(self.folder)
         shutil.rmtree(self._progress, ignore_errors=True)
+
+    def _open(self, split: str) -> _OpenShard:
+        """The next shard of a split, under the first name that no finished shard has."""
+        taken = {record.name for record in self._records}
+        name = next(name for name in (f"{split}-{number:06d}.tar" for number in count()) if name not in taken)
+        return _OpenShard(self.folder, self._progress, split, name)
 
     def _close(self, shard: _OpenShard) -> None:
         record = shard.close()
@@ -140,16 +146,16 @@ class ShardFolder:
         return [record for record in records if (self.folder / record.name).is_file()]
 
     def _read_pending(self) -> dict[str, list[TokenizedClip]]:
-        """The stored clips of shards that were not closed, by the shard's name."""
-        finished = {record.name for record in self._records}
+        """By split, the stored clips that are in no finished shard. Those that are were left by a kill in between."""
         pending = {}
-        for folder in sorted(self._progress.glob("*.tar.clips")):
-            name = folder.name.removesuffix(".clips")
-            if name in finished:
+        for folder in sorted(self._progress.glob(f"*{PENDING_SUFFIX}")):
+            clips = [clip for path in sorted(folder.glob("*.tar")) for clip in read_shard(path)]
+            if any(self.is_done(latents.key) for latents, _ in clips):
                 shutil.rmtree(folder)
                 continue
-            clips = [clip for path in sorted(folder.glob("*.tar")) for clip in read_shard(path)]
-            pending[name] = [TokenizedClip(latents=latents, metadata=metadata) for latents, metadata in clips]
+            pending[folder.name.removesuffix(PENDING_SUFFIX)] = [
+                TokenizedClip(latents=latents, metadata=metadata) for latents, metadata in clips
+            ]
             self._done |= {latents.key for latents, _ in clips}
         return pending
 
@@ -173,10 +179,10 @@ def _keys(record: ShardRecord) -> set[str]:
 class _OpenShard:
     """The shard in hand. Its clips are stored one by one; the shard itself is written in one go."""
 
-    def __init__(self, folder: Path, progress: Path, split: str, number: int) -> None:
-        self.name = f"{split}-{number:06d}.tar"
-        self.path = folder / self.name
-        self.pending_folder = progress / f"{self.name}.clips"
+    def __init__(self, folder: Path, progress: Path, split: str, name: str) -> None:
+        self.name = name
+        self.path = folder / name
+        self.pending_folder = progress / f"{split}{PENDING_SUFFIX}"
         self.split = split
         self.samples: list[SampleRecord] = []
         self.dropped: list[DroppedClip] = []

@@ -40,7 +40,7 @@ class ShardWriter:
 
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
-        self._tar = webdataset.TarWriter(self._buffer, user="", group="", mtime=0.0, encoder=False, format="PAX_FORMAT")
+        self._tar = webdataset.TarWriter(self._buffer, user="", group="", mtime=0, encoder=False, format="PAX_FORMAT")
 
     @property
     def num_bytes(self) -> int:

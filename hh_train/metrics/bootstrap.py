@@ -1,8 +1,9 @@
 """95 % intervals by resampling clips, for one system and for the difference between two systems on the same clips.
 
-A clip is the unit that is drawn, since its words share a voice, a sentence and a seed. Every score is a ratio of sums over clips: for a rate
-(errors over words) the ratio is recomputed for each draw; a plain mean has denominators of one. Efron and Tibshirani, "An Introduction to the
-Bootstrap", 1993 (percentile interval); paired use in speech recognition: Bisani and Ney, ICASSP 2004.
+A clip is the unit that is drawn, since its words share a voice, a sentence and a seed. Every score is a ratio of sums
+over clips: for a rate (errors over words) the ratio is recomputed for each draw; a plain mean has denominators of one.
+Efron and Tibshirani, "An Introduction to the Bootstrap", 1993 (percentile interval); paired use in speech recognition:
+Bisani and Ney, ICASSP 2004.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def paired_difference(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """First minus second, each a mapping from clip to (numerator, denominator); both are resampled with the same draws of clips.
+    """First minus second, each a mapping from clip to (numerator, denominator); both are resampled with the same draws
+    of clips.
 
     Clips that only one of them has are left out: their number is `len(first) - num_clips`, so that a caller can tell.
     """

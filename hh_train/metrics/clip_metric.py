@@ -1,6 +1,8 @@
-"""The base of the metrics: one row a clip, kept whole, so that any number of processes reduce to exactly the same score.
+"""The base of the metrics: one row a clip, kept whole, so that any number of processes reduce to exactly the same
+score.
 
-Sums would be smaller, but they cannot tell a clip that a distributed sampler has repeated to fill a batch, and give no interval.
+Sums would be smaller, but they cannot tell a clip that a distributed sampler has repeated to fill a batch, and give no
+interval.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One measured quantity of one clip. The score is sum(numerators) / sum(denominators); a plain mean has denominator 1."""
+    """One measured quantity of one clip. Scores are sum(numerators) / sum(denominators); for a mean, denominator 1."""
 
     numerator: float
     denominator: float = 1.0
@@ -53,7 +55,8 @@ def clip_id(key: str) -> int:
 class ClipMetric(Metric):
     """Collects one row a clip and scores each of `names` with a bootstrap interval.
 
-    A clip that is given twice, in one process or in several, counts once (its first row). A process without clips takes part.
+    A clip that is given twice, in one process or in several, counts once (its first row). A process without clips takes
+    part.
 
     Args:
         num_resamples: bootstrap draws.

@@ -1,7 +1,8 @@
-"""Whether lips and sound move together: correlation and offset of mouth opening and loudness, measured on the decoded clip.
+"""Whether lips and sound move together: correlation and offset of mouth opening and loudness.
 
-The sign of an offset: positive, the sound leads (it comes before the picture); in frames. The correlation at lag zero is the score, and the
-offset says how far away the best match is. The correlation's maximum over lags is no score: sound of another clip reaches high values somewhere.
+The sign of an offset: positive, the sound leads (it comes before the picture); in frames. The correlation at lag zero
+is the score, and the offset says how far away the best match is. The correlation's maximum over lags is no score: sound
+of another clip reaches high values somewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ _SILENCE_RMS = 1e-3
 _STILL_MOUTH = 0.015
 _STEADY_SOUND = 0.05
 _LEAST_PEAK = 0.35
-_SHARE_EXPONENT = 0.25
 _LEAST_OVERLAP_FRAMES = 8
 
 
@@ -42,7 +42,7 @@ class SyncMeasurement:
     reason: str | None = None
 
     def is_within(self, frames: float) -> bool | None:
-        """Whether lips and sound are in step; a moving mouth that matches the sound nowhere is not. None where undefined."""
+        """Whether lips and sound are in step; a mouth that matches the sound nowhere is not. None where undefined."""
         if self.zero_lag_correlation is None:
             return None
         return self.offset_frames is not None and abs(self.offset_frames) <= frames
@@ -51,7 +51,7 @@ class SyncMeasurement:
 def loudness_track(
     waveform: Float[Tensor, " S"], *, samples_per_second: int, frames_per_second: float
 ) -> Float[Tensor, " steps"]:
-    """Logarithm of the sound's power, four values a frame, centered at 0, 1/4, 2/4 ... frames; 5 decades below the loudest at the least."""
+    """Logarithm of the sound's power, at 0, 1/4, 2/4 ... frames; at the least 5 decades below the loudest."""
     hop = samples_per_second / frames_per_second / STEPS_PER_FRAME
     count = max(int(waveform.shape[0] / hop), 1)
     power = waveform.double().square()[None, None]
@@ -70,9 +70,9 @@ def measure_sync(
     samples_per_second: int,
     frames_per_second: float,
 ) -> SyncMeasurement:
-    """Correlates a mouth's opening with the loudness, frame centers against the sound at the same times, then over +-8 frames.
+    """Correlates a mouth's opening with the loudness, at the frames' centers and up to 8 frames before and after.
 
-    The best offset maximizes Pearson's correlation over the overlap, slightly discounted where the overlap is short.
+    The best offset is that of the largest Pearson correlation over the overlap; a tie goes to the smaller offset.
     """
     if waveform is None or not waveform.numel() or float(waveform.square().mean().sqrt()) < _SILENCE_RMS:
         return _undefined("there is no sound")
@@ -84,14 +84,12 @@ def measure_sync(
     reach = MAX_OFFSET_FRAMES * STEPS_PER_FRAME
     lags = range(-reach, reach + 1)
     found = {lag: _correlation(opening.double(), track, lag) for lag in lags}
-    if found[0][0] is None:
+    zero_lag = found[0]
+    if zero_lag is None:
         return _undefined("the clip is too short")
-    scores = {lag: r * share**_SHARE_EXPONENT for lag, (r, share) in found.items() if r is not None}
-    best = max(scores, key=lambda lag: (scores[lag], -abs(lag)))
-    peak = found[best][0]
-    assert peak is not None
+    best, peak = max(((lag, r) for lag, r in found.items() if r is not None), key=lambda item: (item[1], -abs(item[0])))
     return SyncMeasurement(
-        zero_lag_correlation=found[0][0],
+        zero_lag_correlation=zero_lag,
         offset_frames=best / STEPS_PER_FRAME if peak >= _LEAST_PEAK else None,
         peak_correlation=peak,
         reason=None if peak >= _LEAST_PEAK else "sound and mouth match at no offset",
@@ -102,28 +100,28 @@ def _undefined(reason: str) -> SyncMeasurement:
     return SyncMeasurement(zero_lag_correlation=None, offset_frames=None, peak_correlation=None, reason=reason)
 
 
-def _correlation(opening: Tensor, track: Tensor, lag: int) -> tuple[float | None, float]:
-    """Pearson's r of each frame with the sound `lag` steps before its center, and the share of frames that have sound there."""
+def _correlation(opening: Tensor, track: Tensor, lag: int) -> float | None:
+    """Pearson's r of the frames with the sound `lag` steps before their centers; None for fewer than eight frames."""
     frames = torch.arange(opening.shape[0])
     steps = frames * STEPS_PER_FRAME + STEPS_PER_FRAME // 2 - lag
     inside = (steps >= 0) & (steps < track.shape[0])
     if int(inside.sum()) < _LEAST_OVERLAP_FRAMES:
-        return None, 0.0
+        return None
     x, y = opening[inside], track[steps[inside]]
     x, y = x - x.mean(), y - y.mean()
     norm = float(x.norm() * y.norm())
-    return (float(x @ y) / norm if norm > 0 else 0.0), float(inside.double().mean())
+    return float(x @ y) / norm if norm > 0 else 0.0
 
 
 def swapped_correlations(
     openings: Sequence[Float[Tensor, " F"]], loudness: Sequence[Float[Tensor, " steps"]]
 ) -> list[float]:
-    """Zero-lag correlations of each mouth with the next clip's sound: what chance gives on these clips, to be printed beside the score."""
+    """Zero-lag correlations of each mouth with the next clip's sound: what chance gives on these clips."""
     values = []
     for i, opening in enumerate(openings):
         other = loudness[(i + 1) % len(loudness)]
         count = min(opening.shape[0], other.shape[0] // STEPS_PER_FRAME)
-        r, _ = _correlation(opening[:count].double(), other.double(), 0)
+        r = _correlation(opening[:count].double(), other.double(), 0)
         if len(openings) > 1 and r is not None:
             values.append(r)
     return values
@@ -132,8 +130,8 @@ def swapped_correlations(
 class LipSync(ClipMetric):
     """Share of clips in step within one frame, correlation at lag zero, and distance from step in frames.
 
-    A still mouth or a silent clip is undefined, never a number. The distance is also undefined where nothing matches; the share counts that
-    as out of step.
+    A still mouth or a silent clip is undefined, never a number. The distance is also undefined where nothing matches;
+    the share counts that as out of step.
     """
 
     names: ClassVar[tuple[str, ...]] = ("within_one_frame", "zero_lag_correlation", "absolute_offset_frames")
@@ -158,7 +156,12 @@ class LipSync(ClipMetric):
 
     def record_measurement(self, key: str, sync: SyncMeasurement) -> None:
         """`update` with what is measured already."""
+        self.record(key, self.values_of(sync))
+
+    @classmethod
+    def values_of(cls, sync: SyncMeasurement) -> dict[str, float | None]:
+        """The measurement under the metric's names."""
         within = sync.is_within(1.0)
         distance = None if sync.offset_frames is None else abs(sync.offset_frames)
         rows = (None if within is None else float(within), sync.zero_lag_correlation, distance)
-        self.record(key, dict(zip(self.names, rows, strict=True)))
+        return dict(zip(cls.names, rows, strict=True))

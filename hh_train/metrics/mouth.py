@@ -1,15 +1,17 @@
-"""How far a mouth is open in each frame, measured from the pixels of a frontal talking head. No landmark weights, no truth.
+"""How far a mouth is open in each frame, from the pixels of a frontal talking head, without landmark weights.
 
-1. The mouth is where the picture changes most over time in the frame's lower half, preferably near its middle: the largest temporal deviation,
-   averaged over a window of a mouth's size. Eyes blink above it and shoulders move below it.
-2. A window about it follows the head by whole pixels (phase correlation of edges in the face's upper half); resampling would blur a mouth of
-   four pixels' height.
-3. Each row of the window has a usual color, its median over columns and frames: skin or beard. Lips, teeth and the dark inside all differ from
-   it, so that the number of rows that differ in the mouth's middle columns grows with the opening, whatever is seen inside. Lower rows
-   count more, since the lower lip is the one that moves.
+1. The mouth is where the picture changes most over time in the frame's lower half, preferably near its middle: the
+   largest temporal deviation, averaged over a window of a mouth's size. Eyes blink above it and shoulders move below
+   it.
+2. A window about it follows the head by whole pixels (phase correlation of edges in the face's upper half); resampling
+   would blur a mouth of four pixels' height.
+3. Each row of the window has a usual color, its median over columns and frames: skin or beard. Lips, teeth and the dark
+   inside all differ from it, so that the number of rows that differ in the mouth's middle columns grows with the
+   opening, whatever is seen inside. Lower rows count more, since the lower lip is the one that moves.
 
-On rendered heads of 64 x 64 pixels the measured opening follows the true one with a correlation of about 0.95. It is a relative number: it
-compares the frames of one clip, not two clips. Faces from the side, or a second moving thing in the window, are beyond it.
+On rendered heads of 64 x 64 pixels the measured opening follows the true one with a correlation of about 0.95. It is a
+relative number: it compares the frames of one clip, not two clips. Faces from the side, or a second moving thing in the
+window, are beyond it.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def _head_steps(video: NDArray[np.uint8]) -> NDArray[np.int64]:
     reference = np.median(edges, axis=0).astype(np.float32)
     steps = np.array([cv2.phaseCorrelate(reference, edge.astype(np.float32))[0] for edge in edges])
     steps[np.abs(steps).max(axis=1) > _LARGEST_STEP * min(height, width)] = 0.0
-    return np.rint(steps - np.median(steps, axis=0)).astype(np.int64)
+    moved: NDArray[np.int64] = np.rint(steps - np.median(steps, axis=0)).astype(np.int64)
+    return moved
 
 
 def _gray(frame: NDArray[np.uint8]) -> Pixels:

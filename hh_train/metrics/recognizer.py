@@ -1,8 +1,8 @@
 """A small speech recognizer: log-mel frames, residual depthwise-separable convolutions, CTC over characters.
 
-It is trained on one data set's sound (`recognizer_training.train`) and scores that data set only: its error on real clips is the floor
-that every generated clip's error stands on. CTC: Graves et al., "Connectionist Temporal Classification", ICML 2006; the convolutional
-form follows the idea of QuartzNet (Kriman et al., 2020).
+It is trained on one data set's sound (`recognizer_training.train`) and scores that data set only: its error on real
+clips is the floor that every generated clip's error stands on. CTC: Graves et al., "Connectionist Temporal
+Classification", ICML 2006; the convolutional form follows the idea of QuartzNet (Kriman et al., 2020).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RecognizerConfig:
 def mel_filters(
     num_mels: int, num_bins: int, low_hz: float = 40.0, high_hz: float = 7600.0
 ) -> Float[Tensor, "bins mels"]:
-    """Triangular filters, equally spaced on the mel scale 2595 log10(1 + f / 700), for `num_bins` bins from 0 Hz to 8 kHz."""
+    """Triangular filters, equally spaced on the mel scale 2595 log10(1 + f / 700), for bins from 0 Hz to 8 kHz."""
     edges_mel = torch.linspace(_to_mel(low_hz), _to_mel(high_hz), num_mels + 2, dtype=torch.float64)
     edges_hz = 700 * (10 ** (edges_mel / 2595) - 1)
     bins_hz = torch.linspace(0, SAMPLES_PER_SECOND / 2, num_bins, dtype=torch.float64)[:, None]
@@ -63,7 +63,7 @@ def _to_mel(hz: float) -> float:
 
 
 class LogMel(nn.Module):
-    """Waveforms to log-mel frames, 100 a second, that do not depend on loudness: decades below the loudest frame, from 0 to -1."""
+    """Waveforms to log-mel frames, 100 a second, relative to the loudest: 0 down to -1, which is 7 decades."""
 
     filters: Tensor
     window: Tensor
@@ -103,7 +103,8 @@ class _Block(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         update = self.expand(self.norm(self.depthwise(hidden)))
         update = self.contract(functional.glu(update, dim=1))
-        return (hidden + self.dropout(update)) * mask
+        result: Tensor = (hidden + self.dropout(update)) * mask
+        return result
 
 
 class Recognizer(nn.Module):
@@ -131,7 +132,7 @@ class Recognizer(nn.Module):
     def forward(
         self, log_mel: Float[Tensor, "B frames mels"], lengths: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B T units"], Int[Tensor, " B"]]:
-        """Log probabilities of the units, and how many CTC frames of each item are valid. Padding does not change an item's result."""
+        """Log probabilities of the units, and how many CTC frames of each item are valid. Padding changes nothing."""
         hidden = log_mel.transpose(1, 2) + 0.5
         hidden = hidden * _valid(lengths, hidden.shape[2])
         hidden = functional.gelu(self.stem(hidden))

@@ -57,8 +57,8 @@ def train(
 ) -> Recognizer:
     """A recognizer trained on the utterances, in evaluation mode.
 
-    AdamW with one learning-rate cycle (rise over a fifth, cosine fall) over `max_steps`, or over `max_seconds` when those end first;
-    a result that must repeat exactly leaves `max_seconds` None.
+    AdamW with one learning-rate cycle (rise over a fifth, cosine fall) over `max_steps`, or over `max_seconds` when
+    those end first; a result that must repeat exactly leaves `max_seconds` None.
 
     Args:
         utterances: the training recordings; silent or empty ones have no place here.
@@ -98,7 +98,7 @@ def train(
 
 
 def one_cycle(fraction: float) -> float:
-    """Learning rate relative to its peak: a straight rise over the first fifth, then a cosine to zero (Smith and Topin, 2017)."""
+    """Learning rate relative to its peak: a rise over a fifth, then a cosine to zero (Smith and Topin, 2017)."""
     if fraction < _WARM_UP:
         return 0.04 + 0.96 * fraction / _WARM_UP
     return 0.5 * (1 + math.cos(math.pi * min((fraction - _WARM_UP) / (1 - _WARM_UP), 1.0)))

@@ -1,10 +1,12 @@
 """What makes few recordings many for the recognizer: warps, masks, noise, and the sound of a vocoder.
 
-Generated speech reaches the recognizer through a log-mel codec and a vocoder, which smear the spectrum and lose the phase. Without hearing
-such sound in training the recognizer would count the codec's faults as the generator's.
+Generated speech reaches the recognizer through a log-mel codec and a vocoder, which smear the spectrum and lose the
+phase. Without hearing such sound in training the recognizer would count the codec's faults as the generator's.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -17,16 +19,16 @@ from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, mel_filters
 def vocode(
     waveform: Float[Tensor, " S"], *, num_mels: int, num_iterations: int, generator: torch.Generator
 ) -> Float[Tensor, " S"]:
-    """The waveform rebuilt from its mel spectrum alone: least-squares magnitudes, random phases, a few Griffin-Lim rounds.
+    """The waveform rebuilt from its mel spectrum alone: random phases, a few Griffin-Lim rounds.
 
-    Griffin and Lim, "Signal estimation from modified short-time Fourier transform", 1984; momentum 0.99 after Perraudin et al., 2013.
+    Griffin and Lim, "Signal estimation from modified short-time Fourier transform", 1984; momentum 0.99 after Perraudin
+    et al., 2013.
     """
     size, hop = 1024, SAMPLES_PER_SECOND // 100
     window = torch.hann_window(size)
-    filters = mel_filters(num_mels, size // 2 + 1)
+    filters, inverse = _mel_basis(num_mels, size // 2 + 1)
     spectrum = torch.stft(waveform, size, hop, window=window, return_complex=True)
-    mel = filters.T @ spectrum.abs()
-    magnitude = (torch.linalg.pinv(filters.T) @ mel).clamp(min=0)
+    magnitude = (inverse @ (filters.T @ spectrum.abs())).clamp(min=0)
     angles = torch.rand(magnitude.shape, generator=generator) * 2 * torch.pi
     phase = torch.polar(torch.ones_like(magnitude), angles)
     previous = torch.zeros_like(phase)
@@ -39,13 +41,20 @@ def vocode(
     return torch.istft(magnitude * phase, size, hop, window=window, length=waveform.shape[0])
 
 
+@cache
+def _mel_basis(num_mels: int, num_bins: int) -> tuple[Tensor, Tensor]:
+    """Mel filters [bins, mels] and the least-squares way back [bins, mels]."""
+    filters = mel_filters(num_mels, num_bins)
+    return filters, torch.linalg.pinv(filters.T)
+
+
 def augment(
     log_mel: Float[Tensor, "frames mels"], generator: torch.Generator
 ) -> Float[Tensor, "augmented_frames mels"]:
     """One random variant of the log-mel frames of `recognizer.LogMel` (values from -1 to 0).
 
-    Speed and pitch by resampling, a coloring of the spectrum, noise under the speech, a codec's smearing, and masked bands and moments
-    (Park et al., "SpecAugment", 2019).
+    Speed and pitch by resampling, a coloring of the spectrum, noise under the speech, a codec's smearing, and masked
+    bands and moments (Park et al., "SpecAugment", 2019).
     """
     varied = _warp(log_mel, generator)
     varied = varied + _coloring(varied.shape[1], generator)

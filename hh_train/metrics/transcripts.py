@@ -1,7 +1,7 @@
 """How transcripts are compared: one spelling per language, and the unit that errors are counted in.
 
-Japanese, Mandarin, Cantonese and Korean write no (dependable) spaces between words, so their errors are counted in characters;
-English, German and French errors are counted in words.
+Japanese, Mandarin, Cantonese and Korean write no (dependable) spaces between words, so their errors are counted in
+characters; English, German and French errors are counted in words.
 """
 
 from __future__ import annotations

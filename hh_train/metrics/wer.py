@@ -1,7 +1,7 @@
 """Speech error rate: what a recognizer hears in the clip against what the clip was asked to say. No pixels take part.
 
-English, German and French are counted in words (WER), Mandarin, Cantonese, Japanese and Korean in characters (CER). The rate is micro-averaged:
-all errors over all reference units. Insertions are errors too, so that the rate may exceed one.
+English, German and French are counted in words (WER), Mandarin, Cantonese, Japanese and Korean in characters (CER). The
+rate is micro-averaged: all errors over all reference units. Insertions are errors too, so that the rate may exceed one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def count_errors(reference: str | None, hypothesis: str, language: str) -> Speec
     """Errors of a hypothesis, both sides normalized for the language.
 
     Raises:
-        ValueError: when the reference is missing or has no word: nothing else may take its place, the prompt least of all.
+        ValueError: when the reference is missing or has no word. Nothing else may take its place.
     """
     expected = units(reference, language) if reference is not None else []
     if not expected:
@@ -64,8 +64,9 @@ def count_errors(reference: str | None, hypothesis: str, language: str) -> Speec
 class SpeechErrorRate(ClipMetric):
     """Errors, and substitutions, deletions and insertions apart, a reference unit.
 
-    A clip that could not be read counts as all deletions (rate 1) and is counted as failed: a system must not gain by broken files.
-    Languages with different units do not belong into one instance's mean unless the mix is what is wanted.
+    A clip that could not be read counts as all deletions (rate 1) and is counted as failed: a system must not gain by
+    broken files. Languages with different units do not belong into one instance's mean unless the mix is what is
+    wanted.
     """
 
     names: ClassVar[tuple[str, ...]] = ("error_rate", "substitution_rate", "deletion_rate", "insertion_rate")

@@ -89,9 +89,10 @@ def load_model(
 
     Raises ValueError that lists every missing, unexpected and misshapen tensor and every unreadable file.
     """
+    config = read_config(folder)
     files = weight_files(folder)
     with torch.device("meta"):
-        model = SandwichTransformer(config=read_config(folder), compute_dtype=compute_dtype)
+        model = SandwichTransformer(config=config, compute_dtype=compute_dtype)
     _require_fit(model, files)
     for file in files:
         with safe_open(file, framework="pt", device=device) as tensors:

@@ -17,6 +17,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import AbstractArray
+
 _ABSTRACT_LISTS = ("Sequence", "MutableSequence", "Iterable", "Collection", "Reversible")
 _SEQUENCES: tuple[Any, ...] = (list, *(getattr(collections.abc, name) for name in _ABSTRACT_LISTS))
 _SETS: tuple[Any, ...] = (set, frozenset, collections.abc.Set, collections.abc.MutableSet)
@@ -161,6 +163,7 @@ def _produces(produced: Any, wanted: Any) -> bool:
     """Whether an object annotated as `produced` may stand where `wanted` is asked for. Doubt counts as yes."""
     if typing.get_origin(produced) is typing.Annotated:
         produced = typing.get_args(produced)[0]
+    produced, wanted = _without_shape(produced), _without_shape(wanted)
     if isinstance(produced, types.UnionType) or typing.get_origin(produced) is typing.Union:
         return any(_produces(part, wanted) for part in typing.get_args(produced))
     if typing.get_origin(wanted) is typing.Literal:
@@ -181,6 +184,12 @@ def _produces(produced: Any, wanted: Any) -> bool:
         return issubclass(made, kind) or (kind is float and made is int)
     except TypeError:
         return True
+
+
+def _without_shape(annotation: Any) -> Any:
+    """`Tensor` for `Float[Tensor, "L C"]`: shapes and dtypes are known only when the tensor is there."""
+    is_array = isinstance(annotation, type) and issubclass(annotation, AbstractArray)
+    return annotation.array_type if is_array else annotation
 
 
 def _has_methods_of(made: type, protocol: type) -> bool:

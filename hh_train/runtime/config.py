@@ -114,6 +114,7 @@ def _inspect_reference(node: Any, key: str, faults: list[Fault]) -> Any:
         faults.append(
             Fault(key, "this interpolation leads to an object, which it would build twice: refer to its values")
         )
+        return _UNKNOWN
     return value
 
 
@@ -146,10 +147,10 @@ def _judge_call(children: dict[str, Any], key: str, faults: list[Fault]) -> Unbu
         elif not takes_any:
             faults.append(Fault(_sub(key, name), _unknown(name, children[TARGET], parameters, arguments)))
     required = (name for name, parameter in parameters.items() if parameter.default is parameter.empty)
-    for name in () if is_partial else required:
+    for name in () if is_partial is True else required:
         if name not in arguments:
             faults.append(Fault(_sub(key, name), f"is missing: `{children[TARGET]}` needs it"))
-    return Unbuilt(Callable if is_partial else result)
+    return Unbuilt(Callable if is_partial is True else result)
 
 
 def _unknown(name: str, target: str, parameters: Collection[str], given: Collection[str]) -> str:

@@ -59,6 +59,9 @@ def explain_composition_error(error: Exception, stage: str, overrides: Sequence[
     if several:
         key, values = several.groups()
         return f"got several values for {key}: for a list write {key}=[{values}], for a run with each of them add -m"
+    twice = re.match(r"Multiple values for (\S+)\. To override", str(error))
+    if twice:
+        return f"the group {twice.group(1)!r} has an option already: write {twice.group(1)}=OPTION, without a plus"
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if unknown:
         key = unknown.group(1)

@@ -28,6 +28,13 @@ from hh_train.types import LatentClip
 
 RECONSTRUCTION_FOLDER = "reconstruction"
 MAX_TOLD_REASONS = 5
+RECONSTRUCTION_ROWS = (
+    ("video_psnr_db", "picture: peak signal to noise", "{:.2f} dB"),
+    ("audio_mel_distance_db", "sound: distance of log-mel spectra", "{:.2f} dB"),
+    ("audio_loudness_change_db", "sound: change of loudness", "{:+.2f} dB"),
+    ("speech_error_original", "recognizer's error on the original", "{:.1%}"),
+    ("speech_error_decoded", "recognizer's error on the decoded", "{:.1%}"),
+)
 
 
 @runtime_checkable
@@ -289,8 +296,8 @@ def _reasons(dropped: Iterable[DroppedClip]) -> str:
 
 
 def _print_summary(console: Console, manifest: Manifest, output: str, seconds: float) -> None:
-    table = Table(title=f"Latent shards in {output}")
-    for column in ("split", "clips", "left out", "silent", "video latents", "audio latents", "text tokens", "MB"):
+    table = Table(title=f"Latent shards in {output} (latents in thousands)", title_justify="left")
+    for column in ("split", "clips", "left out", "silent", "video", "audio", "text", "MB"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split in SPLITS:
         shards = [shard for shard in manifest.shards if shard.split == split]
@@ -300,15 +307,24 @@ def _print_summary(console: Console, manifest: Manifest, output: str, seconds: f
             str(len(samples)),
             str(sum(len(shard.dropped) for shard in shards)),
             str(sum(shard.num_silent for shard in shards)),
-            str(sum(prod(sample.video or (0,)) for sample in samples)),
-            str(sum(sample.audio or 0 for sample in samples)),
-            str(sum(sample.text for sample in samples)),
+            f"{sum(prod(sample.video or (0,)) for sample in samples) / 1000:.1f}",
+            f"{sum(sample.audio or 0 for sample in samples) / 1000:.1f}",
+            f"{sum(sample.text for sample in samples) / 1000:.1f}",
             f"{sum(shard.num_bytes for shard in shards) / 2**20:.1f}",
         )
     console.print(table)
     if manifest.dropped:
         told = _reasons(manifest.dropped)
         console.print(f"Left out: {told}; {MANIFEST_FILE} lists every clip", markup=False, highlight=False)
-    measures = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in manifest.reconstruction.items())
-    console.print(f"Reconstruction of held-out clips: {measures or 'not measured'}")
+    _print_reconstruction(console, manifest)
     console.print(f"{seconds:.1f} seconds")
+
+
+def _print_reconstruction(console: Console, manifest: Manifest) -> None:
+    table = Table(title="Held-out clips through the codecs and back", title_justify="left")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, label, template in RECONSTRUCTION_ROWS:
+        if name in manifest.reconstruction:
+            table.add_row(label, template.format(manifest.reconstruction[name]))
+    console.print(table if table.row_count else "The codecs' losses were not measured (reconstruct_clips is 0)")

@@ -35,13 +35,14 @@ def run(
     num_blocks: int,
     seed: int,
 ) -> Path:
-    """Footage folder to recognizer folder (`model.safetensors`, `recognizer.json`, `floor.json`). A finished folder is kept.
+    """Footage to a folder of `model.safetensors`, `recognizer.json` and `floor.json`. A finished folder is kept.
 
     Args:
         footage: folder of clips with sound and transcripts, split into train, validation and test.
         output: the recognizer's folder.
         max_steps: optimizer steps of the learning-rate cycle.
-        max_seconds: ends the cycle earlier; null leaves it to the steps, so that a second training gives the same weights.
+        max_seconds: ends the cycle earlier; null leaves it to the steps, so that a second training gives the same
+            weights.
         batch_size: recordings a step.
         width: channels of the network.
         num_blocks: residual blocks of the network.

@@ -93,7 +93,7 @@ class MelAudioTokenizer(PretrainedTokenizer):
     def samples_per_latent(self) -> int:
         return self._samples_per_second // self._latents_per_second
 
-    def fit(self, waveforms: Iterable[Float[Tensor, " S"]]) -> None:
+    def fit(self, waveforms: Iterable[Float[Tensor, " _"]]) -> None:
         """Fits the basis to all sound, in one pass. Raises ValueError when there is nothing to fit to."""
         self.basis.fit(self._to_features(waveform) for waveform in waveforms)
 

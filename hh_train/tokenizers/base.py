@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 
+@runtime_checkable
 class VideoTokenizer(Protocol):
     """Frames to latents and back. A clip has 4k+1 frames, for a temporal stride of 4: the first frame is a latent frame of its own."""
 
@@ -30,6 +31,7 @@ class VideoTokenizer(Protocol):
         ...
 
 
+@runtime_checkable
 class AudioTokenizer(Protocol):
     """Mono sound to latents and back, at a whole number of latents a second."""
 
@@ -51,6 +53,7 @@ class AudioTokenizer(Protocol):
     def fingerprint(self) -> str: ...
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """A composed prompt to features. Positions are in the features: the model gives text none."""
 

@@ -49,7 +49,7 @@ class LinearBasis(nn.Module):
         return bool(self.scale.gt(0).all())
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Float[Tensor, "N D"]]) -> None:
+    def fit(self, batches: Iterable[Float[Tensor, "_ D"]]) -> None:
         """Sets mean, components and scale from all rows of all batches, in one pass.
 
         The covariance is accumulated and decomposed in float64. The largest entry of a component is positive.

@@ -8,7 +8,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,6 +20,8 @@ WEIGHTS_FILE = "model.safetensors"
 CLASS_KEY = "class"
 TOKENIZERS_FOLDER = "tokenizers"
 ROLES = {"video": VideoTokenizer, "audio": AudioTokenizer, "text": TextTokenizer}
+
+Codec = TypeVar("Codec", bound="PretrainedTokenizer")
 
 
 class PretrainedTokenizer(nn.Module):
@@ -45,7 +47,7 @@ class PretrainedTokenizer(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
+    def from_pretrained(cls: type[Codec], directory: str | Path) -> Codec:
         """Reads what `save_pretrained` wrote.
 
         Raises:

@@ -59,6 +59,13 @@ def test_root(root: str) -> None:
 
 
 @pytest.mark.parametrize("root", ROOTS)
+def test_no_group_is_optional(root: str) -> None:
+    """Hydra passes over a misspelt option of an optional group without a word; `group: null` leaves one out as well."""
+    entries = yaml.safe_load((CONFIGS / f"{root}.yaml").read_text(encoding="utf-8"))["defaults"]
+    assert not [key for entry in entries if isinstance(entry, dict) for key in entry if key.startswith("optional ")]
+
+
+@pytest.mark.parametrize("root", ROOTS)
 def test_root_calls_the_stage_of_its_name(root: str) -> None:
     assert compose_config(root)["_target_"] == f"hh_train.stages.{root}.run"
 
@@ -70,7 +77,8 @@ def test_group_option(root: str, choice: str) -> None:
 
 @pytest.mark.parametrize(("root", "experiment"), EXPERIMENTS)
 def test_experiment(root: str, experiment: str) -> None:
-    assert_no_faults(root, [f"+experiment={experiment}"])
+    plus = "" if "experiment" in groups_of(root) else "+"
+    assert_no_faults(root, [f"{plus}experiment={experiment}"])
 
 
 @pytest.mark.parametrize("experiment", [experiment for _, experiment in EXPERIMENTS])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,10 +62,13 @@ def test_matches_the_original(style: str, compute_dtype: str) -> None:
         assert (ours[name] - reference).norm() / reference.norm() < 1e-2
 
 
-def test_coordinate_styles_differ_by_more_than_the_tolerance() -> None:
-    """Else the parity test could not tell them apart."""
-    v1, v2 = golden_velocities("v1", "bfloat16"), golden_velocities("v2", "bfloat16")
-    assert (v1["audio"] - v2["audio"]).norm() / v2["audio"].norm() > 2e-2
+def test_each_coordinate_style_is_nearest_to_its_own_reference() -> None:
+    """The styles differ by less than the tolerance above, so that alone could not tell them apart."""
+    references = load_file(GOLDEN)
+    for style, other in (("v1", "v2"), ("v2", "v1")):
+        ours = golden_velocities(style, "bfloat16")["audio"]
+        own_error = (ours - references[f"{style}.audio_velocity"]).norm()
+        assert own_error < 0.5 * (ours - references[f"{other}.audio_velocity"]).norm()
 
 
 def test_output_patches_are_channel_minor(tiny_model: SandwichTransformer) -> None:
@@ -171,14 +176,38 @@ def test_wrong_channels_are_named(tiny_model: SandwichTransformer) -> None:
         tiny_model(pack([clip], patch=PATCH))
 
 
-def test_compiled_layers_compute_the_same(tiny_config: ModelConfig, make_clip: Callable[..., LatentClip]) -> None:
-    """With the compiler's own interpreter: the graphs must be whole, and the values those of the eager layers."""
-    torch.manual_seed(0)
-    model = SandwichTransformer(config=tiny_config, compute_dtype="float32")
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    batches = [pack([make_clip("a"), make_clip("b", audio=9)], patch=PATCH), pack([make_clip("c")], patch=PATCH)]
-    eager = [model(batch).video for batch in batches]
-    model.compile_layers(backend="aot_eager")
-    for batch, reference in zip(batches, eager, strict=True):
-        torch.testing.assert_close(model(batch).video, reference, atol=1e-5, rtol=1e-5)
+COMPILED = """
+import torch
+from hh_train.data.packing import pack
+from hh_train.model.config import ModelConfig
+from hh_train.model.transformer import SandwichTransformer
+from hh_train.types import LatentClip
+
+torch.manual_seed(0)
+config = ModelConfig(
+    num_layers=4, hidden_size=32, head_dim=16, num_query_groups=1, video_in_channels=12, audio_in_channels=5,
+    text_in_channels=7, mm_layers=(0, 3), gelu7_layers=(0,),
+)
+model = SandwichTransformer(config=config, compute_dtype="float32")
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.2)
+clips = [
+    LatentClip(key=str(n), video=torch.randn(3, n, 4, 2), audio=torch.randn(4 * n - 3, 5), text=torch.randn(n + 1, 7))
+    for n in (1, 2, 3)
+]
+batches = [pack(clips[:2], patch=(1, 2, 2)), pack(clips, patch=(1, 2, 2)), pack(clips[2:], patch=(1, 2, 2))]
+eager = [model(batch).video for batch in batches]
+model.compile_layers(backend="aot_eager")
+for batch, reference in zip(batches, eager):
+    torch.testing.assert_close(model(batch).video, reference, atol=1e-5, rtol=1e-5)
+breaks = sum(torch._dynamo.utils.counters["graph_break"].values())
+print("graphs", torch._dynamo.utils.counters["stats"]["unique_graphs"], "breaks", breaks)
+"""
+
+
+def test_compiled_layers_compute_the_same_in_whole_graphs() -> None:
+    """In a process of its own, since the compiler cannot look through this suite's run-time shape checks."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    assert int(words[1]) >= 5 and int(words[3]) == 0  # three kinds of layer, two graphs each; one is shared

@@ -11,6 +11,8 @@ from typing import Any, Literal, Optional, Protocol, Self
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import Float
+from torch import Tensor
 
 from hh_train.runtime.annotations import Fault, Unbuilt, annotations_of, describe, fit
 
@@ -146,6 +148,11 @@ def test_a_mapping_for_an_object_is_told_about_targets() -> None:
         (int, float, True),
         (Size, Literal["auto"], False),
         (Size, str, False),
+        (Float[Tensor, "L C"], Float[Tensor, "L C"], True),
+        (Float[Tensor, "L C"], Tensor, True),
+        (Tensor, Float[Tensor, "L C"] | None, True),
+        (Size, Float[Tensor, "L C"], False),
+        (Float[Tensor, "L C"], Size, False),
     ],
 )
 def test_objects_are_judged_by_type_before_they_are_built(made: Any, annotation: Any, fits: bool) -> None:

@@ -41,6 +41,7 @@ def explanation(*overrides: str) -> str:
         ("optimizer=xyzzy", ["no option 'xyzzy'", "options: adamw, muon"]),
         ("seed", ["cannot read the override 'seed'", "KEY=VALUE"]),
         ("optimizer.betas=[1", ["cannot read the override 'optimizer.betas=[1'"]),
+        ("+optimizer=muon", ["'optimizer' has an option already", "optimizer=OPTION"]),
         ("seed=1,2", ["several values for seed", "seed=[1,2]", "-m"]),
     ],
 )

@@ -78,8 +78,8 @@ class DMD2Module(LightningModule):
         if critic_steps_per_student_step < 1:
             raise ValueError(f"want at least 1 critic step per student step, got {critic_steps_per_student_step}")
         self.automatic_optimization = False
-        self.student = deepcopy(teacher)
-        self.critic = deepcopy(teacher)
+        self.student = deepcopy(teacher).train().requires_grad_(True)
+        self.critic = deepcopy(teacher).train().requires_grad_(True)
         self.ema = None if ema_decay is None else exponential_moving_average(self.student, decay=ema_decay)
         # Not a submodule: the teacher neither trains nor belongs into the checkpoints.
         self._frozen = [teacher.eval().requires_grad_(False)]
