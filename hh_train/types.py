@@ -48,7 +48,7 @@ class DialogueLine:
 
     speaker: str
     language: str
-    """English name of the language, as prompts write it: Mandarin, Cantonese, English, Japanese, Korean, German, French."""
+    """English name of the language, as in prompts: Mandarin, Cantonese, English, Japanese, Korean, German, French."""
     line: str
 
 
@@ -122,7 +122,7 @@ class ClipMetadata:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ClipMetadata:
-        """Reads `to_json`'s fields; further fields are ignored. Raises KeyError when `key` or `description` is missing."""
+        """Reads `to_json`'s fields and ignores others. Raises KeyError when `key` or `description` is missing."""
         return cls(
             key=fields["key"],
             prompt=Prompt(
@@ -219,7 +219,7 @@ class PackedBatch:
         return replace(self, video=video, audio=audio)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
-        tensors = {
+        tensors: dict[str, Any] = {
             name: value.to(device, non_blocking=non_blocking)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
@@ -229,7 +229,7 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's velocity (noise minus clean) for the tokens of a pack, in the order of `PackedBatch.video` and `.audio`."""
+    """The model's velocity (noise minus clean) for a pack's tokens, in the order of `PackedBatch.video` and `.audio`."""
 
     video: Float[Tensor, "Nv Cv"]
     audio: Float[Tensor, "Na Ca"]

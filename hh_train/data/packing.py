@@ -1,7 +1,7 @@
 """Latent clips to one token sequence and back.
 
-A clip's tokens stand as [video | audio | text]; clips follow each other without padding. Video is cut into patches in the
-channel-major order that the released weights read: "c (T pT) (H pH) (W pW) -> (T H W) (c pT pH pW)".
+A clip's tokens stand as [video | audio | text]; clips follow each other without padding. Video is cut into patches in
+the channel-major order that the released weights read: "c (T pT) (H pH) (W pW) -> (T H W) (c pT pH pW)".
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from hh_train.types import ClipLayout, LatentClip, PackedBatch
 
 
 def patchify(latent: Float[Tensor, "C T h w"], patch: tuple[int, int, int]) -> Float[Tensor, "Nv Cv"]:
-    """Cuts a latent into patches, time-major, each flattened channel-major. Raises ValueError if the patch does not divide it."""
+    """Cuts a latent into patches, time-major, each flattened channel-major.
+
+    Raises ValueError if the patch does not divide the latent.
+    """
     if any(size % step for size, step in zip(latent.shape[1:], patch, strict=True)):
         raise ValueError(
             f"video latent of T x h x w = {tuple(latent.shape[1:])} cannot be cut into patches of {patch}: "
@@ -42,8 +45,8 @@ def unpatchify(
 def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedBatch:
     """Packs clips in the given order.
 
-    Raises ValueError, naming the clip, for a clip without tokens to generate, without text, with a latent that the patch does
-    not divide or with values that are not finite, and when two clips differ in channels.
+    Raises ValueError, naming the clip, for a clip without tokens to generate, without text, with a latent that the patch
+    does not divide or with values that are not finite, and when two clips differ in channels.
     """
     if not clips:
         raise ValueError("cannot pack zero clips")
@@ -74,10 +77,13 @@ def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedB
         video=torch.cat(video) if video else torch.zeros(0, video_channels, device=device, dtype=dtype),
         audio=torch.cat(audio) if audio else torch.zeros(0, audio_channels, device=device, dtype=dtype),
         text=torch.cat(text),
-        video_is_given=_given([(c.num_given_frames // patch[0]) * g.video[1] * g.video[2] for c, g in zip(clips, layouts, strict=True)],
-                              [g.num_video for g in layouts]).to(device),
-        audio_is_given=_given([g.audio * c.audio_is_given for c, g in zip(clips, layouts, strict=True)],
-                              [g.audio for g in layouts]).to(device),
+        video_is_given=_given(
+            [(c.num_given_frames // patch[0]) * g.video[1] * g.video[2] for c, g in zip(clips, layouts, strict=True)],
+            [g.num_video for g in layouts],
+        ).to(device),
+        audio_is_given=_given(
+            [g.audio * c.audio_is_given for c, g in zip(clips, layouts, strict=True)], [g.audio for g in layouts]
+        ).to(device),
         video_clip=_owners([g.num_video for g in layouts]).to(device),
         audio_clip=_owners([g.audio for g in layouts]).to(device),
         sequence_index=sequence_index,
@@ -89,8 +95,8 @@ def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedB
 
 def unpack(
     batch: PackedBatch, *, patch: tuple[int, int, int]
-) -> list[tuple[Float[Tensor, "C T h w"] | None, Float[Tensor, "L Ca"] | None]]:
-    """The (video, audio) latents of each clip of a pack; None for a modality that the clip does not have."""
+) -> list[tuple[Float[Tensor, "_ _ _ _"] | None, Float[Tensor, "_ _"] | None]]:
+    """The latents of each clip of a pack: video [C T h w] and audio [L Ca], None for what the clip does not have."""
     videos = batch.video.split([layout.num_video for layout in batch.layouts])
     audios = batch.audio.split([layout.audio for layout in batch.layouts])
     return [
@@ -128,7 +134,9 @@ def _check_channels(clips: Sequence[LatentClip]) -> None:
     for name, axis in (("video", 0), ("audio", 1), ("text", 1)):
         found = {latent.shape[axis]: clip.key for clip in clips if (latent := getattr(clip, name)) is not None}
         if len(found) > 1:
-            raise ValueError(f"clips of one pack must agree in {name} channels; got {found} (channels: a clip that has them)")
+            raise ValueError(
+                f"clips of one pack must agree in {name} channels; got {found} (channels: a clip that has them)"
+            )
 
 
 def _sequence_index(layouts: Sequence[ClipLayout]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise that belongs to a clip and a step, not to a process: the same in any batch, on any number of ranks, after any resume."""
+"""Noise of a clip and a step, not of a process: the same in any batch, on any number of ranks, after any resume."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     noised = (1 - t) clean + t noise        velocity = d noised / dt = noise - clean
 
-(Rectified flow, Eq. 1 of arXiv:2209.03003, with time reversed.) Everything else in the project uses these functions and words.
+(Rectified flow, Eq. 1 of arXiv:2209.03003, with time reversed.) The whole project uses these functions and words.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -22,8 +23,8 @@ VelocityFunction = Callable[[State, float], State]
 class Solver(Protocol):
     """Walks from noise to clean.
 
-    `draw` returns standard normal noise, new at every call. `keep` restores what is given (clean conditions); it is applied
-    before every evaluation and at the end. `on_step` hears of every finished step.
+    `draw` returns standard normal noise, new at every call. `keep` restores what is given (clean conditions); it is
+    applied before every evaluation and at the end. `on_step` hears of every finished step.
     """
 
     @property
@@ -44,7 +45,7 @@ class Solver(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RenoiseSolver:
-    """The distilled model's sampler: predict clean, add fresh noise at the next level, repeat (Alg. 1, arXiv:2303.01469).
+    """The distilled model's sampler: predict clean, add fresh noise of the next level (Alg. 1, arXiv:2303.01469).
 
     `levels` overrides the released list of `num_steps` levels. Raises ValueError unless they decrease to a final 0.
     """
@@ -55,10 +56,11 @@ class RenoiseSolver:
 
     def __post_init__(self) -> None:
         levels = self.noise_levels
-        decreasing = all(later < earlier for earlier, later in zip(levels, levels[1:], strict=False))
+        decreasing = all(later < earlier for earlier, later in pairwise(levels))
         if not decreasing or levels[-1] != 0 or levels[0] > 1 or len(levels) != self.num_steps + 1:
             raise ValueError(
-                f"noise levels must decrease from at most 1 to a final 0 in num_steps={self.num_steps} steps, got {levels}"
+                f"noise levels must decrease from at most 1 to a final 0 in num_steps={self.num_steps} steps, "
+                f"got {levels}"
             )
 
     @property
@@ -107,7 +109,7 @@ def _renoised(clean: State, noise: State, t: float) -> State:
 
 @dataclass(frozen=True, kw_only=True)
 class UniPCSolver:
-    """UniPC (arXiv:2302.04867) from diffusers, one scheduler per modality, over the released noise levels. Deterministic."""
+    """UniPC (arXiv:2302.04867) of diffusers over the released noise levels. Deterministic; each modality has its own."""
 
     num_steps: int = 32
     shift: float = 5.0

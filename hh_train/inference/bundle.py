@@ -130,7 +130,7 @@ def write_bundle(
     bfloat16_products: bool = False,
     scores: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes the bundle, whole or not at all, with the digest of the clip that `generator` makes of `prompt` and `seed`."""
+    """Writes the bundle, whole or not at all, with the digest of the clip that `generator` makes of prompt and seed."""
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     request = generator.request("clip", prompt, num_frames=geometry.num_frames, size=geometry.size)
@@ -142,7 +142,7 @@ def write_bundle(
     fields: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "code_version": code_version(),
-        "compute_dtype": str(model.block.layers[0].compute_dtype).removeprefix("torch."),
+        "compute_dtype": str(model.layers[0].compute_dtype).removeprefix("torch."),
         "frames_per_second": generator.frames_per_second,
         "sampler": asdict(contract),
         "reference": {"prompt": prompt, "seed": seed, **asdict(geometry), "sha256": reference},
@@ -191,7 +191,8 @@ def verify_in_fresh_process(folder: Path) -> None:
     got = done.stdout.split()[-1]
     if got != wanted:
         raise ValueError(
-            f"the bundle {folder} generates another clip in a fresh process (sha256 {got}) than the model it was made of ({wanted})"
+            f"the bundle {folder} generates another clip in a fresh process (sha256 {got}) "
+            f"than the model it was made of ({wanted})"
         )
 
 

@@ -57,8 +57,8 @@ class ClipGenerator:
         steps = [stride * patch for stride, patch in zip(space_strides, self.model.config.patch[1:], strict=True)]
         if num_frames % time_stride != 1 or any(s % step or s < step for s, step in zip(size, steps, strict=True)):
             raise ValueError(
-                f"cannot generate {num_frames} frames of {size[0]}x{size[1]} (height x width): want {time_stride}k+1 frames, "
-                f"a height that {steps[0]} divides and a width that {steps[1]} divides"
+                f"cannot generate {num_frames} frames of {size[0]}x{size[1]} (height x width): "
+                f"want {time_stride}k+1 frames, a height that {steps[0]} divides and a width that {steps[1]} divides"
             )
         latent_size = (size[0] // space_strides[0], size[1] // space_strides[1])
         num_latents = (num_frames - 1) // time_stride + 1
@@ -100,7 +100,9 @@ class ClipGenerator:
     def decode(self, video: Float[Tensor, "C T h w"] | None, audio: Float[Tensor, "L Ca"] | None) -> Clip:
         """Latents to media. Raises ValueError for a clip without pictures."""
         if video is None:
-            raise ValueError("a clip without video latents cannot be shown: generate with a size and a number of frames")
+            raise ValueError(
+                "a clip without video latents cannot be shown: generate with a size and a number of frames"
+            )
         return Clip(
             frames=self.tokenizers.video.decode(video),
             frames_per_second=self.frames_per_second,

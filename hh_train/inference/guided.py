@@ -17,7 +17,7 @@ Model = Callable[[PackedBatch], Prediction]
 
 
 class GuidedVelocity:
-    """Guided velocity for the clips of one pack. Conditional and unconditional tokens go through the model in one pass."""
+    """Guided velocity for the clips of one pack. Tokens with text and without go through the model in one pass."""
 
     def __init__(
         self, model: Model, batch: PackedBatch, *, guidance: Guidance, null_text: Float[Tensor, "Nt Ct"]

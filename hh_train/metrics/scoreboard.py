@@ -168,7 +168,7 @@ def _rows(name: str, measurements: Sequence[ClipMeasurement]) -> dict[str, tuple
     for measured in measurements:
         if name == SPEECH:
             if measured.errors is not None:
-                rows[measured.key] = (measured.errors.total, measured.errors.reference_units)
+                rows[measured.key] = (float(measured.errors.total), float(measured.errors.reference_units))
         else:
             value = measured.values.get(name)
             if value is not None and math.isfinite(value):

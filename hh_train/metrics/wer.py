@@ -89,5 +89,6 @@ class SpeechErrorRate(ClipMetric):
     def record_errors(self, key: str, errors: SpeechErrors, *, failed: bool = False) -> None:
         """`update` with errors that are counted already."""
         counts = (errors.total, errors.substitutions, errors.deletions, errors.insertions)
-        rows = {name: Row(count, errors.reference_units) for name, count in zip(self.names, counts, strict=True)}
+        said = float(errors.reference_units)
+        rows = {name: Row(float(count), said) for name, count in zip(self.names, counts, strict=True)}
         self.record(key, rows, failed=failed)

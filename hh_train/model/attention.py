@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,7 +1,7 @@
-"""One layer of the sandwich transformer: gated self-attention and a clamped MLP, both pre-normed, on an fp32 residual stream.
+"""One layer of the sandwich transformer: gated self-attention and a clamped MLP, pre-normed, on an fp32 residual stream.
 
-Layers at both ends of the stack have weights per modality and read tokens grouped by modality; the middle layers share their
-weights and read tokens in sequence order, so that nothing is permuted there.
+Layers at both ends of the stack have weights per modality and read tokens grouped by modality; the middle layers share
+their weights and read tokens in sequence order, so that nothing is permuted there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class SwiGLU7(nn.Module):
     def forward(self, up: Float[Tensor, "N GL"]) -> Float[Tensor, "N I"]:
         gate, linear = up.float().unflatten(-1, (-1, 2)).unbind(-1)
         gate, linear = gate.clamp(max=CLAMP), linear.clamp(-CLAMP, CLAMP)
-        return gate * torch.sigmoid(GELU_SLOPE * gate) * (linear + 1)
+        activated: Tensor = gate * torch.sigmoid(GELU_SLOPE * gate) * (linear + 1)
+        return activated
 
 
 class Attention(nn.Module):
@@ -85,7 +86,8 @@ class Attention(nn.Module):
     def combine(self, attended: Tensor, gate: Tensor, counts: tuple[int, int, int]) -> Tensor:
         """The gated and projected output [N hidden] in fp32."""
         gated = attended.float() * torch.sigmoid(gate)[..., None]
-        return self.linear_proj(gated.flatten(1), counts).float()
+        projected: Tensor = self.linear_proj(gated.flatten(1), counts)
+        return projected.float()
 
 
 class MLP(nn.Module):
@@ -108,7 +110,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, counts: tuple[int, int, int]) -> Tensor:
         up = self.up_gate_proj(self.pre_norm(x, counts), counts)
-        return self.down_proj(self.activation(up), counts).float()
+        down: Tensor = self.down_proj(self.activation(up), counts)
+        return down.float()
 
 
 class SandwichLayer(nn.Module):
@@ -124,7 +127,7 @@ class SandwichLayer(nn.Module):
         )
 
     def before_attention(self, x: Tensor, context: SequenceContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, values, all in sequence order and compute dtype; gate logits in the layer's own order."""
+        """Rotated queries and keys, and values, in sequence order and compute dtype; gate logits in the layer's order."""
         q, k, v, gate = self.attention.project(x, context.modality_counts)
         if self.per_modality:
             q, k, v = (part[context.sequence_index] for part in (q, k, v))
@@ -136,7 +139,8 @@ class SandwichLayer(nn.Module):
         if self.per_modality:
             attended = attended[context.group_index]
         x = x + self.attention.combine(attended, gate, context.modality_counts)
-        return x + self.mlp(x, context.modality_counts)
+        change: Tensor = self.mlp(x, context.modality_counts)
+        return x + change
 
     def forward(self, x: Float[Tensor, "N hidden"], context: SequenceContext) -> Float[Tensor, "N hidden"]:
         q, k, v, gate = self.before_attention(x, context)

@@ -26,10 +26,8 @@ ParameterDtype = Literal["as_stored", "float32"]
 
 
 def is_matrix_product_weight(name: str) -> bool:
-    """Whether a tensor may be stored in bf16. All others (norms, embedders, output layers, rotary bands) must stay fp32."""
-    return name.endswith(
-        ("linear_qkv.weight", "linear_proj.weight", "up_gate_proj.weight", "down_proj.weight")
-    )
+    """Whether a tensor may be stored in bf16. Norms, embedders, output layers and rotary bands must stay fp32."""
+    return name.endswith(("linear_qkv.weight", "linear_proj.weight", "up_gate_proj.weight", "down_proj.weight"))
 
 
 def save_model(
@@ -43,8 +41,8 @@ def save_model(
 ) -> Path:
     """Writes a checkpoint folder, whole or not at all, and returns it.
 
-    `bfloat16_products` stores the weights of the layers' matrix products in bf16, as the released base model does; `records`
-    are further text files by name.
+    `bfloat16_products` stores the weights of the layers' matrix products in bf16, as the released base model does;
+    `records` are further text files by name.
     """
     folder = Path(folder)
     unfinished = folder.with_name(folder.name + ".unfinished")
@@ -106,7 +104,7 @@ def load_model(
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder. Raises ValueError when there are none or one of the index is missing."""
+    """The safetensors files of a checkpoint folder. Raises ValueError when there are none or one of the index lacks."""
     folder = Path(folder)
     index = folder / INDEX_FILE
     if index.is_file():

@@ -1,4 +1,4 @@
-"""What decides a sandwich transformer's shape. Defaults that are null are derived as the released 15B model derives them."""
+"""What decides a sandwich transformer's shape. Sizes that are not given follow as in the released 15B model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ModelConfig:
     """Layers with a clamped GELU MLP; the others have a clamped SwiGLU."""
     patch: tuple[int, int, int] = (1, 2, 2)
     coordinates: Literal["v1", "v2"] = "v2"
-    """How audio and text are laid on the video's time axis: v2 in the base and distilled models, v1 in super-resolution."""
+    """How audio and text lie on the video's time axis: v2 in the base and distilled models, v1 in super-resolution."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -41,7 +41,9 @@ class ModelConfig:
         if self.head_dim % 8:
             faults.append(f"head_dim {self.head_dim} must be a multiple of 8, for rotary bands on three axes")
         if self.video_in_channels % self.patch_volume:
-            faults.append(f"the patch volume {self.patch_volume} must divide video_in_channels {self.video_in_channels}")
+            faults.append(
+                f"the patch volume {self.patch_volume} must divide video_in_channels {self.video_in_channels}"
+            )
         for name in ("mm_layers", "gelu7_layers"):
             beyond = [index for index in getattr(self, name) if not 0 <= index < self.num_layers]
             if beyond:
@@ -75,9 +77,8 @@ class ModelConfig:
         """Raises ValueError that names unknown and missing fields."""
         known = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - set(known))
-        missing = sorted(
-            name for name, f in known.items() if f.default is dataclasses.MISSING and name not in fields
-        )
+        missing = sorted(name for name, f in known.items() if f.default is dataclasses.MISSING and name not in fields)
         if unknown or missing:
             raise ValueError(f"model config: unknown fields {unknown}, missing fields {missing}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+        return cls(**values)

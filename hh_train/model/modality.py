@@ -1,13 +1,13 @@
 """Linear layers and norms with one expert, shared by all tokens, or one expert per modality.
 
-Experts are stacked on the first dimension in the order of `Modality`, as in the released weights. With several experts the
-tokens must stand grouped by modality; `counts` says how many of each there are.
+Experts are stacked on the first dimension in the order of `Modality`, as in the released weights. With several experts
+the tokens must stand grouped by modality; `counts` says how many of each there are.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,9 +19,7 @@ NORM_EPS = 1e-6
 class ModalityLinear(nn.Module):
     """y = x W^T without bias; products in `compute_dtype`, whatever the dtype of the weights."""
 
-    def __init__(
-        self, *, in_features: int, out_features: int, per_modality: bool, compute_dtype: torch.dtype
-    ) -> None:
+    def __init__(self, *, in_features: int, out_features: int, per_modality: bool, compute_dtype: torch.dtype) -> None:
         super().__init__()
         self.num_experts = len(Modality) if per_modality else 1
         self.compute_dtype = compute_dtype
@@ -43,7 +41,9 @@ class ModalityRMSNorm(nn.Module):
         self.num_experts = len(Modality) if per_modality else 1
         self.weight = nn.Parameter(torch.zeros(self.num_experts * size))
 
-    def forward(self, x: Float[Tensor, "N *shape size"], counts: tuple[int, int, int]) -> Float[Tensor, "N *shape size"]:
+    def forward(
+        self, x: Float[Tensor, "N *shape size"], counts: tuple[int, int, int]
+    ) -> Float[Tensor, "N *shape size"]:
         x = x.float()
         normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + NORM_EPS)
         if self.num_experts == 1:

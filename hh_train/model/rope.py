@@ -1,7 +1,7 @@
 """Rotary positions from coordinates.
 
-Every token has a coordinate on three axes (time, height, width), measured in video patches of its clip; a token is rotated by
-sines and cosines of its coordinates. Audio is laid on the video's time axis, four latents to a video latent.
+Every token has a coordinate on three axes (time, height, width), measured in video patches of its clip; a token is
+rotated by sines and cosines of its coordinates. Audio is laid on the video's time axis, four latents to a video latent.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def rotate(x: Float[Tensor, "N heads D"], table: RotaryTable) -> Float[Tensor, "
 def coordinates(layouts: tuple[ClipLayout, ...], style: CoordinateStyle) -> Float[Tensor, "N 3"]:
     """Coordinates (t, h, w) of every token of the sequence, scaled as the released models scale them.
 
-    Height and width are centred on the picture, time starts at 0. An axis of size n with reference length r is scaled by
-    (r-1)/(n-1): v2 lays L audio latents on (L-1)//4+1 video latents and gives all text the time 0; v1 lays audio on the clip's
-    own video latents and text on [0, 1].
+    Height and width are centered on the picture, time starts at 0. An axis of size n with reference length r is scaled
+    by (r-1)/(n-1): v2 lays L audio latents on (L-1)//4+1 video latents and gives all text the time 0; v1 lays audio on
+    the clip's own video latents and text on [0, 1].
 
     Raises ValueError for a single audio latent or text token where v1 would divide by zero.
     """
@@ -96,4 +96,3 @@ def _axis(size: int, reference: int, offset: int = 0) -> Tensor:
 
 def _on_time_axis(time: Tensor) -> Tensor:
     return torch.stack([time, torch.zeros_like(time), torch.zeros_like(time)], dim=-1)
-

@@ -1,13 +1,13 @@
 """The single-stream sandwich transformer (arXiv:2603.21986).
 
-One sequence of video, audio and text tokens, self-attention alone, no timestep input: the model reads the noise level off the
-tokens. Parameter names, shapes and expert order are those of the released checkpoints.
+One sequence of video, audio and text tokens, self-attention alone, no timestep input: the model reads the noise level
+off the tokens. Parameter names, shapes and expert order are those of the released checkpoints.
 """
 
 from __future__ import annotations
 
 from types import MethodType
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Adapter(nn.Module):
         self.rope = RotaryBands(head_dim=config.head_dim)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Tokens grouped by modality [N hidden]; a modality that the pack lacks passes zero rows whatever its channels."""
+        """Tokens grouped by modality [N hidden]; one that the pack lacks passes zero rows whatever its channels."""
         embedders = (self.video_embedder, self.audio_embedder, self.text_embedder)
         features = (batch.video, batch.audio, batch.text)
         return torch.cat(
@@ -54,10 +54,15 @@ class Block(nn.Module):
             SandwichLayer(config, index=index, compute_dtype=compute_dtype) for index in range(config.num_layers)
         )
 
+    @property
+    def in_order(self) -> list[SandwichLayer]:
+        """The layers from the first to the last."""
+        return [cast(SandwichLayer, layer) for layer in self.layers]
+
     def forward(self, x: Tensor, context: SequenceContext) -> Tensor:
         """Tokens grouped by modality in and out. Tokens are reordered only where the kind of layer changes."""
         grouped = True
-        for layer in self.layers:
+        for layer in self.in_order:
             if layer.per_modality != grouped:
                 x = x[context.group_index if layer.per_modality else context.sequence_index]
                 grouped = layer.per_modality
@@ -68,8 +73,8 @@ class Block(nn.Module):
 class SandwichTransformer(nn.Module):
     """Velocity of noised video and audio tokens, given each other and the text.
 
-    Norms, embedders, the residual stream and the output layers compute in fp32; the layers' matrix products and attention in
-    `compute_dtype`. `compile_layers` compiles what stands before and after each attention.
+    Norms, embedders, the residual stream and the output layers compute in fp32; the layers' matrix products and
+    attention in `compute_dtype`. `compile_layers` compiles what stands before and after each attention.
     """
 
     def __init__(
@@ -93,9 +98,14 @@ class SandwichTransformer(nn.Module):
         if compile_layers:
             self.compile_layers()
 
+    @property
+    def layers(self) -> list[SandwichLayer]:
+        """The layers from the first to the last."""
+        return self.block.in_order
+
     def init_weights(self) -> None:
-        """Truncated normals of std 1/sqrt(fan in), projections into the residual stream 1/sqrt(2 layers) smaller, a zero output
-        layer (so that the first prediction is the mean, 0) and zero biases and norm weights.
+        """Truncated normals of std 1/sqrt(fan in), projections into the residual stream 1/sqrt(2 layers) smaller, zeros
+        for the output layer (so that the first prediction is the mean, 0), the biases and the norms.
         """
         residual_scale = (2 * self.config.num_layers) ** -0.5
         for name, parameter in self.named_parameters():
@@ -108,11 +118,10 @@ class SandwichTransformer(nn.Module):
 
     def compile_layers(self, *, backend: str = "inductor") -> None:
         """Compiles what stands before and after each layer's attention, in one graph each, for any number of tokens."""
-        before = torch.compile(SandwichLayer.before_attention, dynamic=True, fullgraph=True, backend=backend)
-        after = torch.compile(SandwichLayer.after_attention, dynamic=True, fullgraph=True, backend=backend)
-        for layer in self.block.layers:
-            layer.before_attention = MethodType(before, layer)
-            layer.after_attention = MethodType(after, layer)
+        for name in ("before_attention", "after_attention"):
+            method = torch.compile(getattr(SandwichLayer, name), dynamic=True, fullgraph=True, backend=backend)
+            for layer in self.layers:
+                setattr(layer, name, MethodType(method, layer))
 
     def forward(self, batch: PackedBatch) -> Prediction:
         """Raises ValueError when the pack's channels are not the model's."""
@@ -135,7 +144,8 @@ class SandwichTransformer(nn.Module):
 
     def _to_input_order(self, patches: Tensor) -> Tensor:
         """The released weights read patches channel-major (c pT pH pW) but write them channel-minor (pT pH pW c)."""
-        return patches.unflatten(-1, (self.config.patch_volume, -1)).transpose(1, 2).flatten(1)
+        by_position: Tensor = patches.unflatten(-1, (self.config.patch_volume, -1))
+        return by_position.transpose(1, 2).flatten(1)
 
     def _check(self, batch: PackedBatch) -> None:
         wanted = {
@@ -152,7 +162,7 @@ class SandwichTransformer(nn.Module):
             raise ValueError("; ".join(faults) + ": use the tokenizers and the patch that the model was made for")
 
     def forward_flops(self, batch: PackedBatch) -> int:
-        """Floating point operations of one forward pass: matrix products and attention (a backward pass costs twice that)."""
+        """Floating point operations of a forward pass: matrix products and attention (backward costs twice that)."""
         products = [module for module in self.block.modules() if isinstance(module, ModalityLinear)]
         active = sum(product.weight.numel() // product.num_experts for product in products)
         attention = 2 * self.config.num_layers * self.config.hidden_size * sum(n * n for n in batch.lengths)

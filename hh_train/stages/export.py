@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from hh_train.data.manifest import Manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import RenoiseSolver, UniPCSolver
-from hh_train.inference.bundle import Bundle, Geometry, verify_in_fresh_process, write_bundle
+from hh_train.inference.bundle import Geometry, verify_in_fresh_process, write_bundle
 from hh_train.inference.generate import ClipGenerator
 from hh_train.model.checkpoint import load_model
 from hh_train.model.transformer import ComputeDtype
@@ -69,3 +70,17 @@ def run(
     verify_in_fresh_process(bundle)
     log.info("%s reproduces its reference clip bit for bit in a fresh process", bundle)
     return bundle
+
+
+def _scores(results: str | None, system: str) -> dict[str, dict[str, Any]] | None:
+    """The system's scores by measure in the results of an evaluation. Raises ValueError when it was not evaluated."""
+    if results is None:
+        return None
+    file = Path(results)
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist: evaluate first, or export without scores (results=null)")
+    systems = json.loads(file.read_text(encoding="utf-8"))["systems"]
+    if system not in systems:
+        raise ValueError(f"{file} has no system {system!r}, but {', '.join(systems)}")
+    scores: dict[str, dict[str, Any]] = systems[system]["scores"]
+    return {name: score for name, score in scores.items() if score["mean"] is not None}

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from hh_train.data.manifest import Manifest
 from hh_train.data.media import write_clip
 from hh_train.data.shards import read_latent_clips
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
 from hh_train.inference.generate import ClipGenerator
 from hh_train.tokenizers import load_tokenizers
+from hh_train.training.fit import Exporting
 from hh_train.types import LatentClip, PackedBatch
 
 
 class Throughput(Callback):
     """Logs clips, tokens and seconds per step and, for modules that know their `step_flops`, TFLOP/s and MFU.
 
-    MFU is the share of `peak_teraflops` per device; None measures the device's rate of square matrix products in the model's
-    compute dtype when training starts. The first step after a start is left out.
+    MFU is the share of `peak_teraflops` per device; None measures the device's rate of square matrix products in
+    bfloat16 when training starts. The first step after a start is left out.
     """
 
     def __init__(self, *, every_steps: int = 20, peak_teraflops: float | None = None) -> None:
@@ -50,7 +52,8 @@ class Throughput(Callback):
         if self._steps > 0:
             self._clips += batch.num_clips
             self._tokens += batch.num_tokens
-            self._flops += pl_module.step_flops(batch) if hasattr(pl_module, "step_flops") else 0.0
+            step_flops = getattr(pl_module, "step_flops", None)
+            self._flops += 0.0 if step_flops is None else step_flops(batch)
         if self._steps == self.every_steps:
             self._report(pl_module)
         if self._steps in (0, self.every_steps):
@@ -106,7 +109,12 @@ class SampleClips(Callback):
         self._sampled_at = 0
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: PackedBatch, batch_idx: int  # noqa: ARG002
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: PackedBatch,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
     ) -> None:
         if trainer.global_step // self.every_steps == self._sampled_at // self.every_steps:
             return
@@ -115,11 +123,11 @@ class SampleClips(Callback):
             held_out = read_latent_clips(self.shards, "validation", max_clips=self.num_clips)
             self._requests = [clip for clip, _ in held_out]
         generator = ClipGenerator(
-            model=pl_module.exported_model,
+            model=cast(Exporting, pl_module).exported_model,
             solver=self.solver,
             guidance=self.guidance,
             tokenizers=load_tokenizers(self.shards),
-            frames_per_second=trainer.datamodule.manifest.frames_per_second,
+            frames_per_second=Manifest.load(self.shards).frames_per_second,
         )
         samples = generator.generate(self._requests, seed=0)
         if not trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""What training leaves behind for the other stages: a checkpoint folder with the exported weights and where they come from."""
+"""What training leaves behind for the other stages: a checkpoint folder, and where its weights come from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from lightning import Trainer
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from hh_train.model.checkpoint import save_model
@@ -36,11 +38,12 @@ class Provenance:
 
 
 def export_checkpoint(model: SandwichTransformer, folder: Path, *, provenance: Provenance) -> None:
-    """Gathers the weights (from all ranks, when they are sharded) and writes the folder on rank zero, whole or not at all.
+    """Gathers the weights (of all ranks, if sharded) and writes the folder on rank zero, whole or not at all.
 
     The run's resolved configuration, if it lies beside the folder, goes along.
     """
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights = cast(dict[str, Tensor], gathered)
     if is_rank_zero():
         records = {PROVENANCE_FILE: json.dumps(asdict(provenance), indent=2) + "\n"}
         config = folder.parent / "config.yaml"
@@ -51,9 +54,9 @@ def export_checkpoint(model: SandwichTransformer, folder: Path, *, provenance: P
 
 
 def resume_path(trainer: Trainer) -> str | None:
-    """The newest checkpoint that an interrupted run has left where this trainer writes its own; None at a first start."""
-    callback = trainer.checkpoint_callback
-    if callback is None or not getattr(callback, "dirpath", None):
+    """The newest checkpoint that an interrupted run left where this trainer writes its own; None at a first start."""
+    dirpath = getattr(trainer.checkpoint_callback, "dirpath", None)
+    if not dirpath:
         return None
-    candidates = sorted(Path(callback.dirpath).glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    candidates = sorted(Path(dirpath).glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
     return str(candidates[-1]) if candidates else None

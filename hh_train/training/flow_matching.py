@@ -29,7 +29,9 @@ class NoisedPack:
     state: State
 
     @classmethod
-    def draw(cls, batch: PackedBatch, clean: State, draws: ClipNoise, noise_levels: NoiseLevelDistribution) -> NoisedPack:
+    def draw(
+        cls, batch: PackedBatch, clean: State, draws: ClipNoise, noise_levels: NoiseLevelDistribution
+    ) -> NoisedPack:
         """Given tokens stay clean."""
         levels = draws.levels(noise_levels)
         noise = draws.gaussian()
@@ -41,7 +43,7 @@ class NoisedPack:
 
 
 def flow_matching_losses(model: Model, batch: PackedBatch, pack: NoisedPack) -> dict[Modality, ClipSums]:
-    """Squared velocity error of each modality, summed per clip over the tokens that are not given (Eq. 5, arXiv:2209.03003)."""
+    """Squared velocity error of each modality, summed per clip over tokens not given (Eq. 5, arXiv:2209.03003)."""
     prediction = model(batch.with_latents(*pack.state))
     errors = (
         squared_error(prediction.video, velocity(pack.clean[0], pack.noise[0])),
@@ -54,9 +56,7 @@ def sums_per_clip(values: tuple[Tensor, Tensor], batch: PackedBatch) -> dict[Mod
     """Per-token values of video [Nv] and audio [Na], summed per clip over the tokens that are not given."""
     given = (batch.video_is_given, batch.audio_is_given)
     clip = (batch.video_clip, batch.audio_clip)
-    return {
-        m: ClipSums.over_tokens(values[m], ~given[m], clip[m], num_clips=batch.num_clips) for m in GENERATED
-    }
+    return {m: ClipSums.over_tokens(values[m], ~given[m], clip[m], num_clips=batch.num_clips) for m in GENERATED}
 
 
 def weighted_objective(losses: dict[Modality, ClipSums], weights: dict[Modality, float]) -> Tensor:

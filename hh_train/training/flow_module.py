@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -59,8 +59,7 @@ class FlowMatchingModule(LightningModule):
     @property
     def exported_model(self) -> SandwichTransformer:
         """The weights to use after training: the EMA where there is one."""
-        averaged: SandwichTransformer = self.model if self.ema is None else self.ema.module
-        return averaged
+        return self.model if self.ema is None else cast(SandwichTransformer, self.ema.module)
 
     @property
     def exported_steps(self) -> int:
@@ -72,7 +71,7 @@ class FlowMatchingModule(LightningModule):
         if self.device_mesh is not None:
             shard_layers(self.model, self.device_mesh)
             if self.ema is not None:
-                shard_layers(self.ema.module, self.device_mesh)
+                shard_layers(cast(SandwichTransformer, self.ema.module), self.device_mesh)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer, schedule = self.recipe.build(

@@ -45,5 +45,3 @@ class AdamWRecipe:
             return (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps))
         return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
-
-

@@ -83,9 +83,9 @@ def test_tokens_are_counted_as_packed(make_clip: Make) -> None:
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        (dict(video=None, audio=None), "neither video nor audio"),
-        (dict(video=(2, 3, 4)), "cannot be cut into patches"),
-        (dict(audio=0), "audio has zero length"),
+        ({"video": None, "audio": None}, "neither video nor audio"),
+        ({"video": (2, 3, 4)}, "cannot be cut into patches"),
+        ({"audio": 0}, "audio has zero length"),
     ],
 )
 def test_bad_clips_are_named(make_clip: Make, clip: dict, message: str) -> None:
@@ -96,7 +96,7 @@ def test_bad_clips_are_named(make_clip: Make, clip: dict, message: str) -> None:
 def test_nan_is_named(make_clip: Make) -> None:
     clip = make_clip("bad")
     clip.audio[2, 1] = float("nan")
-    with pytest.raises(ValueError, match="'bad'.*audio latent holds NaN"):
+    with pytest.raises(ValueError, match=r"'bad'.*audio latent holds NaN"):
         pack([clip], patch=PATCH)
 
 

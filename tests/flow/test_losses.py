@@ -17,7 +17,9 @@ def test_sums_per_clip_by_hand() -> None:
 
 
 def test_no_tokens_is_no_loss() -> None:
-    empty = ClipSums.over_tokens(torch.zeros(0), torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.long), num_clips=1)
+    empty = ClipSums.over_tokens(
+        torch.zeros(0), torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.long), num_clips=1
+    )
     assert empty.mean() == 0
 
 

@@ -22,7 +22,7 @@ def exact_velocity(x: State, t: float) -> State:
     return one(x[0]), one(x[1])
 
 
-def drawing(seed: int = 0):  # noqa: ANN201
+def drawing(seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     return lambda: (torch.randn(COUNT, 1, generator=generator), torch.randn(COUNT, 1, generator=generator))
 
@@ -66,7 +66,7 @@ def test_renoising_marginals() -> None:
 
     RenoiseSolver(num_steps=8)(zero_clean, drawing(), keep=identity)
     assert len(seen) == 8
-    for (t, x), (_, later) in zip(seen, seen[1:], strict=False):
+    for (t, x), (_, later) in pairwise(seen):
         assert x.std() / (t if t < 0.9998 else 1) == pytest.approx(1, abs=0.03)
         assert abs(torch.corrcoef(torch.stack([x[:, 0], later[:, 0]]))[0, 1]) < 0.03
 

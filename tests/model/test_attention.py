@@ -11,7 +11,11 @@ from hh_train.model.attention import PerClipAttention
 
 def reference(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]) -> Tensor:
     repeats = query.shape[1] // key.shape[1]
-    query, key, value = query.double(), key.double().repeat_interleave(repeats, 1), value.double().repeat_interleave(repeats, 1)
+    query, key, value = (
+        query.double(),
+        key.double().repeat_interleave(repeats, 1),
+        value.double().repeat_interleave(repeats, 1),
+    )
     clip = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     scores = torch.einsum("ihd,jhd->hij", query, key) / query.shape[-1] ** 0.5
     scores = scores.masked_fill(clip[:, None] != clip[None], -torch.inf)

@@ -31,8 +31,13 @@ def test_bfloat16_products_keep_the_rest_in_fp32(tiny_model: SandwichTransformer
     folder = save_model(tiny_model.state_dict(), tiny_model.config, tmp_path / "model", bfloat16_products=True)
     dtypes = {name: tensor.dtype for name, tensor in load_file(folder / "model.safetensors").items()}
     assert dtypes["block.layers.1.mlp.down_proj.weight"] == torch.bfloat16
-    for name in ("adapter.rope.bands", "adapter.video_embedder.bias", "final_linear_audio.weight", "final_norm_video.weight",
-                 "block.layers.0.attention.q_norm.weight"):  # fmt: skip
+    for name in (
+        "adapter.rope.bands",
+        "adapter.video_embedder.bias",
+        "final_linear_audio.weight",
+        "final_norm_video.weight",
+        "block.layers.0.attention.q_norm.weight",
+    ):
         assert dtypes[name] == torch.float32, name
     assert load_model(folder, parameter_dtype="as_stored").block.layers[1].mlp.down_proj.weight.dtype == torch.bfloat16
 
@@ -46,7 +51,11 @@ def test_every_fault_is_listed(tiny_model: SandwichTransformer, tmp_path: Path) 
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ValueError) as caught:
         load_model(folder)
-    for fault in ("missing: final_norm_audio.weight (32,)", "unexpected: stranger (2,)", "misshapen: adapter.rope.bands is (3,)"):
+    for fault in (
+        "missing: final_norm_audio.weight (32,)",
+        "unexpected: stranger (2,)",
+        "misshapen: adapter.rope.bands is (3,)",
+    ):
         assert fault in str(caught.value)
 
 
@@ -61,7 +70,7 @@ def test_a_truncated_file_is_named(tiny_model: SandwichTransformer, tmp_path: Pa
 def test_another_architecture_is_refused(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
     folder = save_model(tiny_model.state_dict(), tiny_model.config, tmp_path / "model")
     (folder / "config.json").write_text(json.dumps({"hidden_size": 3, "num_attention_heads": 2}))
-    with pytest.raises(ValueError, match="unknown fields.*num_attention_heads.*missing fields"):
+    with pytest.raises(ValueError, match=r"unknown fields.*num_attention_heads.*missing fields"):
         load_model(folder)
 
 

@@ -47,6 +47,7 @@ def test_v1_cannot_stretch_a_single_token() -> None:
 def test_rotation_keeps_lengths_and_depends_on_differences_alone() -> None:
     bands = RotaryBands(head_dim=16)
     q, k = torch.randn(2, 1, 1, 16)
+
     def product(q_at: float, k_at: float) -> torch.Tensor:
         rotated = [rotate(x, bands(torch.tensor([[at, 2 * at, -at]]))) for x, at in ((q, q_at), (k, k_at))]
         return (rotated[0] * rotated[1]).sum()

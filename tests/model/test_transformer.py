@@ -29,7 +29,9 @@ def golden_model(style: str, compute_dtype: str) -> SandwichTransformer:
     """The original's test weights: value i of the j-th tensor by name is s sin(0.37 i + j)."""
     with safe_open(GOLDEN, framework="pt") as file:
         config = json.loads(file.metadata()["config"])
-    model = SandwichTransformer(config=ModelConfig.from_json({**config, "coordinates": style}), compute_dtype=compute_dtype)
+    model = SandwichTransformer(
+        config=ModelConfig.from_json({**config, "coordinates": style}), compute_dtype=compute_dtype
+    )
     for rank, (name, parameter) in enumerate(sorted(model.named_parameters())):
         fan_in = parameter.shape[-1] if parameter.dim() > 1 else 8
         scale = 0.2 if "norm" in name else fan_in**-0.5
@@ -131,7 +133,9 @@ def test_gradients_do_not_cross_clips(tiny_model: SandwichTransformer, make_clip
     assert video.grad[batch.video_clip == 1].abs().max() == 0
 
 
-def test_every_modality_reaches_the_others(tiny_model: SandwichTransformer, make_clip: Callable[..., LatentClip]) -> None:
+def test_every_modality_reaches_the_others(
+    tiny_model: SandwichTransformer, make_clip: Callable[..., LatentClip]
+) -> None:
     clip = make_clip("a")
     base = tiny_model(pack([clip], patch=PATCH))
     changed = {
@@ -161,7 +165,9 @@ def test_released_size() -> None:
     assert model.state_dict()["block.layers.5.mlp.up_gate_proj.weight"].shape == (27304, 5120)
 
 
-def test_flops_count_active_products_and_attention(tiny_model: SandwichTransformer, make_clip: Callable[..., LatentClip]) -> None:
+def test_flops_count_active_products_and_attention(
+    tiny_model: SandwichTransformer, make_clip: Callable[..., LatentClip]
+) -> None:
     batch = pack([make_clip("a"), make_clip("b", audio=9)], patch=PATCH)
     hidden, kv, heads, gelu, swiglu = 32, 16, 2, 128, 84
     attention = hidden * (hidden + 2 * kv + heads) + hidden * hidden

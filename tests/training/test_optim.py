@@ -30,7 +30,11 @@ def test_constant_without_decay() -> None:
 
 
 def test_only_trainable_matrices_decay() -> None:
-    matrix, vector, frozen = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, 2))
+    matrix, vector, frozen = (
+        torch.nn.Parameter(torch.ones(2, 2)),
+        torch.nn.Parameter(torch.ones(2)),
+        torch.nn.Parameter(torch.ones(2, 2)),
+    )
     frozen.requires_grad_(False)
     optimizer, _ = AdamWRecipe(learning_rate=0.1, weight_decay=0.5).build([matrix, vector, frozen], num_steps=1)
     for parameter in (matrix, vector):

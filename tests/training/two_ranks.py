@@ -1,5 +1,5 @@
-"""Trains a tiny model for three steps on two clips and writes the losses and weights: in one process on both clips at once,
-or under torchrun on one clip a rank. Started by test_flow_module.py and test_strategies.py.
+"""Trains a tiny model for three steps on two clips and writes the losses and weights: in one process on both clips at
+once, or under torchrun on one clip a rank. Started by test_flow_module.py.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Losses(Callback):
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         self.values.append(float(trainer.callback_metrics["train/loss"]))
 
 
@@ -66,11 +66,14 @@ def main(strategy: str, path: str) -> None:
     )
     losses = Losses()
     trainer = Trainer(
-        accelerator="cpu", devices=world_size_of_launch(), strategy=strategy, max_steps=3, callbacks=[losses], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        accelerator="cpu", devices=world_size_of_launch(), strategy=strategy, max_steps=3, callbacks=[losses],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, DataLoader(OwnClips(), batch_size=None))
-    weights = get_model_state_dict(module.exported_model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights = get_model_state_dict(
+        module.exported_model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
     if is_rank_zero():
         torch.save({"losses": losses.values, "weights": weights}, path)
 

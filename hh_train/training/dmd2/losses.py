@@ -18,7 +18,7 @@ def distribution_matching_gradient(
     *,
     num_clips: int,
 ) -> Float[Tensor, "N C"]:
-    """(critic - teacher) / mean |generated - teacher|, the mean over each clip's counted tokens (Eq. 7, arXiv:2311.18828).
+    """(critic - teacher) / mean |generated - teacher|, over each clip's counted tokens (Eq. 7, arXiv:2311.18828).
 
     One call sees one modality, so each modality has its own normalizer. In fp32; values that are not finite become 0.
     """
@@ -31,9 +31,7 @@ def distribution_matching_gradient(
     return torch.nan_to_num((critic_clean - teacher_clean) / normalizer[clip][:, None], posinf=0.0, neginf=0.0)
 
 
-def distribution_matching_loss(
-    generated: Float[Tensor, "N C"], gradient: Float[Tensor, "N C"]
-) -> Float[Tensor, " N"]:
+def distribution_matching_loss(generated: Float[Tensor, "N C"], gradient: Float[Tensor, "N C"]) -> Float[Tensor, " N"]:
     """Half the squared distance to generated - gradient, mean over channels: its derivative is gradient / C."""
     target = (generated - gradient).detach().float()
     return 0.5 * (generated.float() - target).square().mean(-1)

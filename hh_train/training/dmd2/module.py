@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -105,8 +106,7 @@ class DMD2Module(LightningModule):
     @property
     def exported_model(self) -> SandwichTransformer:
         """The student to use after training: its EMA where there is one."""
-        averaged: SandwichTransformer = self.student if self.ema is None else self.ema.module
-        return averaged
+        return self.student if self.ema is None else cast(SandwichTransformer, self.ema.module)
 
     @property
     def exported_steps(self) -> int:
@@ -116,7 +116,8 @@ class DMD2Module(LightningModule):
     def configure_model(self) -> None:
         """Shards every network when the strategy brought a device mesh (FSDP2)."""
         if self.device_mesh is not None:
-            for network in [self.student, self.critic, self.teacher, *([] if self.ema is None else [self.ema.module])]:
+            averaged = [] if self.ema is None else [cast(SandwichTransformer, self.ema.module)]
+            for network in [self.student, self.critic, self.teacher, *averaged]:
                 shard_layers(network, self.device_mesh)
 
     def on_fit_start(self) -> None:
@@ -168,7 +169,7 @@ class DMD2Module(LightningModule):
 
     @torch.no_grad()
     def matching_gradients(self, batch: PackedBatch, generated: State, draws: ClipNoise) -> tuple[Tensor, Tensor]:
-        """The direction from what the guided teacher makes of the noised sample to what the critic makes of it, normalized."""
+        """From what the guided teacher makes of the noised sample to what the critic makes of it, normalized."""
         pack = NoisedPack.draw(batch, generated, draws, self.noise_levels)
         teacher = GuidedVelocity(self.teacher, batch, guidance=self.guidance, null_text=self.null_text)
         teacher_velocity = teacher(pack.state, pack.levels)
@@ -192,7 +193,8 @@ class DMD2Module(LightningModule):
     def _update(self, network: str, objective: Tensor) -> None:
         """One optimizer step of "student" or "critic"."""
         index = ["student", "critic"].index(network)
-        optimizer, schedule = self.optimizers()[index], self.lr_schedulers()[index]
+        optimizer = cast(list[LightningOptimizer], self.optimizers())[index]
+        schedule = cast(list[LambdaLR], self.lr_schedulers())[index]
         self.toggle_optimizer(optimizer)
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(objective)

@@ -18,8 +18,8 @@ from hh_train.types import PackedBatch
 class BackwardSimulation:
     """Walks the student's sampler from noise up to a random exit step and returns the clean prediction made there.
 
-    `exit_probabilities`, one per step, default to equal ones. No data enters but the given tokens. Raises ValueError unless there
-    is one probability per step and they sum to 1.
+    `exit_probabilities`, one per step, default to equal ones. No data enters but the given tokens. Raises ValueError
+    unless there is one probability per step and they sum to 1.
     """
 
     sampler: RenoiseSolver
@@ -31,7 +31,8 @@ class BackwardSimulation:
         count, total = len(self.exit_probabilities), sum(self.exit_probabilities)
         if count != self.sampler.num_steps or abs(total - 1) > 1e-6 or min(self.exit_probabilities) < 0:
             raise ValueError(
-                f"want {self.sampler.num_steps} exit probabilities (one per step) that sum to 1, got {count} with sum {total}"
+                f"want {self.sampler.num_steps} exit probabilities (one per step) that sum to 1, "
+                f"got {count} with sum {total}"
             )
 
     def exit_step(self, *, seed: int, step: int) -> int:
@@ -41,7 +42,7 @@ class BackwardSimulation:
         return int(torch.multinomial(torch.tensor(weights), 1, generator=generator))
 
     def __call__(self, student: Model, batch: PackedBatch, draws: ClipNoise, *, exit_step: int) -> State:
-        """Clean video and audio tokens after exit_step + 1 evaluations. Gradients, if on, flow through the last one alone."""
+        """Clean video and audio tokens after exit_step + 1 evaluations. Gradients, if on, flow through the last alone."""
         with_gradient = torch.is_grad_enabled()
         exit_level = self.sampler.noise_levels[exit_step]
 

@@ -45,12 +45,14 @@ def test_the_last_exit_is_what_the_sampler_generates(tiny_model: SandwichTransfo
     batch = pack([make_clip("a")], patch=PATCH)
     sampler = RenoiseSolver(num_steps=3)
 
-    def velocity(x: tuple, t: float) -> tuple:  # noqa: ARG001
+    def velocity(x: tuple, t: float) -> tuple:
         prediction = tiny_model(batch.with_latents(*x))
         return prediction.video, prediction.audio
 
     with torch.no_grad():
-        rolled = BackwardSimulation(sampler=sampler)(tiny_model, batch, ClipNoise(batch, seed=0, purpose="p"), exit_step=2)
+        rolled = BackwardSimulation(sampler=sampler)(
+            tiny_model, batch, ClipNoise(batch, seed=0, purpose="p"), exit_step=2
+        )
         sampled = sampler(velocity, ClipNoise(batch, seed=0, purpose="p").gaussian, keep=lambda x: x)
     assert torch.equal(rolled[0], sampled[0]) and torch.equal(rolled[1], sampled[1])
 
