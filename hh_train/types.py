@@ -229,7 +229,7 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's velocity (noise minus clean) for a pack's tokens, in the order of `PackedBatch.video` and `.audio`."""
+    """The model's velocity (noise minus clean) for the tokens of a pack, in the order of its `video` and `audio`."""
 
     video: Float[Tensor, "Nv Cv"]
     audio: Float[Tensor, "Na Ca"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from hh_train.data.media import write_clip
 from hh_train.model.config import ModelConfig
 from hh_train.model.transformer import SandwichTransformer
-from hh_train.types import LatentClip
+from hh_train.tokenizers import HashedTextTokenizer, MelAudioTokenizer, PatchVideoTokenizer
+from hh_train.types import Clip, DialogueLine, LatentClip, Prompt
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -78,3 +83,55 @@ def make_clip() -> Callable[..., LatentClip]:
         )
 
     return make
+
+
+SHARD_TEXT_CHANNELS = 20
+
+
+def write_talking_bar(path: Path, index: int, *, num_frames: int = 9) -> None:
+    """A clip of 32x32 pixels with its caption: a gray bar that moves to a tone, both of their own for each index."""
+    columns = torch.arange(32)
+    frames = torch.zeros(num_frames, 32, 32, 3, dtype=torch.uint8)
+    for i in range(num_frames):
+        frames[i] = (128 + 100 * torch.sin(columns / (2 + index % 3) + 0.3 * i)).to(torch.uint8)[None, :, None]
+    time = torch.arange(num_frames * 640) / 16_000
+    waveform = 0.3 * torch.sin(2 * math.pi * (200 + 100 * index) * time)
+    write_clip(path, Clip(frames=frames, frames_per_second=25.0, waveform=waveform, samples_per_second=16_000))
+    dialogue = (DialogueLine(speaker="Man", language="English", line=f"number {index}"),)
+    prompt = Prompt(description="A bar moves", dialogue=dialogue, background_sound="a tone")
+    path.with_suffix(".txt").write_text(prompt.compose())
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six training, two validation and two test clips of 9 frames, tokenized to 3, 5 and 20 channels."""
+    from hh_train.stages import tokenize
+
+    folder = tmp_path_factory.mktemp("tiny")
+    for split, count in (("train", 6), ("validation", 2), ("test", 2)):
+        for index in range(count):
+            write_talking_bar(folder / "footage" / split / f"{split}-{index}.mp4", index)
+    tokenize.run(
+        footage=str(folder / "footage"),
+        output=str(folder / "shards"),
+        video=PatchVideoTokenizer(channels=VIDEO_CHANNELS),
+        audio=MelAudioTokenizer(channels=AUDIO_CHANNELS, phase_iterations=2),
+        text=HashedTextTokenizer(channels=SHARD_TEXT_CHANNELS, place_channels=4),
+        size=(32, 32),
+        max_frames=9,
+        reconstruct_clips=1,
+        num_workers=2,
+    )
+    return folder / "shards"
+
+
+@pytest.fixture
+def shards_model(tiny_config: ModelConfig) -> SandwichTransformer:
+    """A model for `tiny_shards`."""
+    torch.manual_seed(0)
+    model = SandwichTransformer(
+        config=replace(tiny_config, text_in_channels=SHARD_TEXT_CHANNELS), compute_dtype="float32"
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model

@@ -37,6 +37,7 @@ class LatentDataModule(LightningDataModule):
         text_dropout: share of training clips that get the null prompt.
         image_to_video_share: share of training clips whose first latent frame is given.
         audio_to_video_share: share of training clips whose sound is given.
+        sound_only_share: share of training clips that are trained without their picture.
         max_validation_clips: the validation loader takes the first so many; None takes all.
         shards_in_hand: shards whose clips are mixed with one another.
         cache_megabytes: shards are kept in memory up to this size, those in hand in any case, in each worker.
@@ -56,6 +57,7 @@ class LatentDataModule(LightningDataModule):
         text_dropout: float = 0.1,
         image_to_video_share: float = 0.1,
         audio_to_video_share: float = 0.1,
+        sound_only_share: float = 0.0,
         max_validation_clips: int | None = None,
         shards_in_hand: int = 8,
         cache_megabytes: float = 2048.0,
@@ -70,6 +72,7 @@ class LatentDataModule(LightningDataModule):
             text_dropout=text_dropout,
             image_to_video_share=image_to_video_share,
             audio_to_video_share=audio_to_video_share,
+            sound_only_share=sound_only_share,
         )
         self.max_validation_clips = max_validation_clips
         self.shards_in_hand = shards_in_hand
@@ -202,6 +205,7 @@ class _ClipSource:
         stored = in_float32(self._shard(planned.shard)[planned.sample.key])
         return replace(
             stored,
+            video=None if planned.drops_video else stored.video,
             text=self.null_text if planned.drops_text else stored.text,
             num_given_frames=planned.num_given_frames,
             audio_is_given=planned.audio_is_given,

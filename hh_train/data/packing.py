@@ -45,8 +45,8 @@ def unpatchify(
 def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedBatch:
     """Packs clips in the given order.
 
-    Raises ValueError, naming the clip, for a clip without tokens to generate, without text, with a latent that the patch
-    does not divide or with values that are not finite, and when two clips differ in channels.
+    Raises ValueError, naming the clip, for a clip without tokens to generate, without text, with a latent that the
+    patch does not divide or with values that are not finite, and when two clips differ in channels.
     """
     if not clips:
         raise ValueError("cannot pack zero clips")

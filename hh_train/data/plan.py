@@ -21,6 +21,8 @@ class PlannedClip:
     """Whether the null prompt takes the place of its text."""
     num_given_frames: int = 0
     audio_is_given: bool = False
+    drops_video: bool = False
+    """Whether only its sound is learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,9 @@ class Budget:
 
     def tokens(self, clip: PlannedClip) -> int:
         sample = clip.sample
-        video = 1 if sample.video else 0
-        for size, step in zip(sample.video or (), self.patch, strict=False):
+        grid = None if clip.drops_video else sample.video
+        video = 1 if grid else 0
+        for size, step in zip(grid or (), self.patch, strict=False):
             video *= size // step
         return video + (sample.audio or 0) + (self.null_text_tokens if clip.drops_text else sample.text)
 
@@ -84,11 +87,13 @@ class Conditions:
         text_dropout: share of clips that get the null prompt.
         image_to_video_share: share of clips whose first latent frame is given.
         audio_to_video_share: share of clips whose sound is given.
+        sound_only_share: share of clips that are trained without their picture, at a fraction of its tokens.
     """
 
     text_dropout: float
     image_to_video_share: float
     audio_to_video_share: float
+    sound_only_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name, share in vars(self).items():
@@ -97,16 +102,18 @@ class Conditions:
 
     def draw(self, shard: str, sample: SampleRecord, *, seed: int, epoch: int) -> PlannedClip:
         """A clip keeps something to generate: a single latent frame is not given, nor sound without a picture."""
-        digest = hashlib.blake2b(f"{seed}/{epoch}/{sample.key}".encode(), digest_size=24).digest()
-        text, image, sound = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8, 16))
-        has_motion = sample.video is not None and sample.video[0] > 1
-        can_be_heard = sample.video is not None and sample.audio is not None
+        digest = hashlib.blake2b(f"{seed}/{epoch}/{sample.key}".encode(), digest_size=32).digest()
+        text, image, sound, alone = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8, 16, 24))
+        drops_video = sample.audio is not None and alone < self.sound_only_share
+        is_seen = sample.video is not None and not drops_video
+        has_motion = is_seen and sample.video is not None and sample.video[0] > 1
         return PlannedClip(
             shard=shard,
             sample=sample,
             drops_text=text < self.text_dropout,
             num_given_frames=int(has_motion and image < self.image_to_video_share),
-            audio_is_given=can_be_heard and sound < self.audio_to_video_share,
+            audio_is_given=is_seen and sample.audio is not None and sound < self.audio_to_video_share,
+            drops_video=drops_video,
         )
 
 

@@ -109,7 +109,7 @@ def _renoised(clean: State, noise: State, t: float) -> State:
 
 @dataclass(frozen=True, kw_only=True)
 class UniPCSolver:
-    """UniPC (arXiv:2302.04867) of diffusers over the released noise levels. Deterministic; each modality has its own."""
+    """UniPC (arXiv:2302.04867) of diffusers over the released noise levels, one a modality. Deterministic."""
 
     num_steps: int = 32
     shift: float = 5.0

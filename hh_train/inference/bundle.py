@@ -12,7 +12,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,14 +52,14 @@ class SamplerContract:
     kind: Literal["renoise", "unipc"]
     """`renoise` adds fresh noise after every clean prediction; `unipc` is a deterministic multistep solver."""
     settings: Mapping[str, Any]
-    noise_levels: tuple[float, ...]
+    noise_levels: Sequence[float]
     guidance: Mapping[str, Any]
     is_guidance_free: bool
 
     @classmethod
     def of(cls, solver: Solver, guidance: Guidance) -> SamplerContract:
         kinds: dict[type, Literal["renoise", "unipc"]] = {RenoiseSolver: "renoise", UniPCSolver: "unipc"}
-        if not isinstance(solver, RenoiseSolver | UniPCSolver):
+        if not isinstance(solver, RenoiseSolver | UniPCSolver) or type(solver) not in kinds:
             raise ValueError(f"a bundle's sampler is one of {sorted(SOLVERS)}, got {type(solver).__name__}")
         return cls(
             kind=kinds[type(solver)],

@@ -22,7 +22,8 @@ from torch import Tensor
 _PALETTE = ("#2563a8", "#c4622d", "#3b8a5a", "#8a4fa3", "#a38a2f", "#4b8f9c", "#b04a6a", "#666666")
 _PANEL = re.compile(r"(loss|video|audio|total)(_std|_mean)?")
 _BUCKET = re.compile(r"(?P<name>.+)_t(?P<low>[\d.]+)-(?P<high>[\d.]+)")
-_LARGEST_PNG_PIXELS = 200_000
+_LARGEST_PNG_PIXELS = 16_000
+_WAVEFORM_GAIN = 2.5
 _STRIP_FRAMES, _MOUTH_FRAMES = 8, 50
 
 Curve = tuple[list[float], list[float]]
@@ -39,11 +40,11 @@ def picture_uri(pixels: UInt8[Tensor, "H W 3"]) -> str:
     if image.shape[0] * image.shape[1] <= _LARGEST_PNG_PIXELS:
         _, encoded = cv2.imencode(".png", image)
         return data_uri(encoded.tobytes(), "image/png")
-    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
     return data_uri(encoded.tobytes(), "image/jpeg")
 
 
-def frame_strip(frames: UInt8[Tensor, "F H W 3"], *, count: int = _STRIP_FRAMES) -> UInt8[Tensor, "H wide 3"]:
+def frame_strip(frames: UInt8[Tensor, "F H W 3"], *, count: int = _STRIP_FRAMES) -> UInt8[Tensor, "tall wide 3"]:
     """Frames of equal distance, first and last among them, side by side."""
     chosen = torch.linspace(0, frames.shape[0] - 1, min(count, frames.shape[0])).round().long()
     return torch.cat(list(frames[chosen]), dim=1)
@@ -51,7 +52,7 @@ def frame_strip(frames: UInt8[Tensor, "F H W 3"], *, count: int = _STRIP_FRAMES)
 
 def mouth_strip(
     frames: UInt8[Tensor, "F H W 3"], boxes: Float[Tensor, "F 4"], *, height: int = 32
-) -> UInt8[Tensor, "H wide 3"]:
+) -> UInt8[Tensor, "tall wide 3"]:
     """The mouth window of every frame (of 50 at the most), scaled to one height, side by side."""
     chosen = torch.linspace(0, frames.shape[0] - 1, min(_MOUTH_FRAMES, frames.shape[0])).round().long()
     rows, columns = frames.shape[1:3]
@@ -67,12 +68,13 @@ def mouth_strip(
 
 
 def waveform_svg(waveform: Float[Tensor, " S"] | None, opening: Sequence[float], *, width: int = 320) -> Markup:
-    """The waveform's outline, and the mouth's opening (scaled to its own range) over it, on one time axis."""
+    """The waveform's outline, 2.5 times its height, and over it the mouth's opening, scaled to its own range."""
     height = 44
     middle = height / 2
     shapes = [f'<line x1="0" x2="{width}" y1="{middle}" y2="{middle}" class="axis"/>']
     if waveform is not None and waveform.numel() >= width:
-        blocks = waveform[: waveform.shape[0] // width * width].reshape(width, -1)
+        drawn = (waveform * _WAVEFORM_GAIN).clamp(-1, 1)
+        blocks = drawn[: drawn.shape[0] // width * width].reshape(width, -1)
         tops = [f"{x},{middle - middle * v:.1f}" for x, v in enumerate(blocks.amax(dim=1).tolist())]
         bottoms = [f"{x},{middle - middle * v:.1f}" for x, v in enumerate(blocks.amin(dim=1).tolist())]
         shapes.append(f'<polygon points="{" ".join([*tops, *reversed(bottoms)])}" class="wave"/>')

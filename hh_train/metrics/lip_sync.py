@@ -114,7 +114,7 @@ def _correlation(opening: Tensor, track: Tensor, lag: int) -> float | None:
 
 
 def swapped_correlations(
-    openings: Sequence[Float[Tensor, " F"]], loudness: Sequence[Float[Tensor, " steps"]]
+    openings: Sequence[Float[Tensor, " _"]], loudness: Sequence[Float[Tensor, " _"]]
 ) -> list[float]:
     """Zero-lag correlations of each mouth with the next clip's sound: what chance gives on these clips."""
     values = []

@@ -147,7 +147,7 @@ class Recognizer(nn.Module):
         return logits.transpose(1, 2).float().log_softmax(dim=-1), lengths
 
     @torch.inference_mode()
-    def transcribe_batch(self, waveforms: Sequence[Float[Tensor, " S"]], languages: Sequence[str | None]) -> list[str]:
+    def transcribe_batch(self, waveforms: Sequence[Float[Tensor, " _"]], languages: Sequence[str | None]) -> list[str]:
         """What each mono 16 kHz waveform says, in the characters of its language (of all languages, where it is None).
 
         Silence gives an empty transcript.

@@ -115,7 +115,8 @@ def score_system(
     scores: dict[str, Score] = {}
     classes: tuple[type[ClipMetric], ...] = (SpeechErrorRate, LipSync, Motion, Statistics, GenerationCost)
     for metric_class in classes:
-        scores |= _fill(metric_class(seed=seed), measurements).compute()
+        metric = _fill(metric_class(seed=seed), measurements)
+        scores |= metric.compute() if metric.update_called else {}
     for name in _slice_names(spoken.values()):
         members = [m for m in measurements if m.key in spoken and name in spoken[m.key].slices]
         if members:

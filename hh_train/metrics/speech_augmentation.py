@@ -72,7 +72,7 @@ def _warp(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     """Speed 0.85 to 1.2, and the mel axis scaled by 0.88 to 1.14, which moves pitch and formants alike."""
     frames, mels = log_mel.shape
     num_frames = max(round(frames / _uniform(0.85, 1.2, generator)), 2)
-    scale, offset = _uniform(0.88, 1.14, generator), _uniform(-2, 2, generator) / mels
+    scale, offset = _uniform(0.88, 1.14, generator), _uniform(-2.0, 2.0, generator) / mels
     rows = torch.linspace(-1, 1, num_frames)[:, None].expand(num_frames, mels)
     columns = ((torch.linspace(0, 1, mels) * scale + offset) * 2 - 1)[None].expand(num_frames, mels)
     grid = torch.stack((columns, rows), dim=-1)[None]
@@ -87,10 +87,10 @@ def _coloring(mels: int, generator: torch.Generator) -> Tensor:
 
 def _add_noise(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     """Colored noise between 15 and 60 dB under the loudest frame; energies add."""
-    if _uniform(0, 1, generator) < 0.3:
+    if _uniform(0.0, 1.0, generator) < 0.3:
         return log_mel
     decades = 7.0
-    level = _uniform(-6, -1.5, generator) / decades + _coloring(log_mel.shape[1], generator)
+    level = _uniform(-6.0, -1.5, generator) / decades + _coloring(log_mel.shape[1], generator)
     grain = torch.rand(log_mel.shape, generator=generator).clamp(min=1e-3).log10() * 0.5 / decades
     return torch.logaddexp(log_mel * decades * 2.3026, (level + grain) * decades * 2.3026) / (decades * 2.3026)
 
@@ -98,16 +98,16 @@ def _add_noise(log_mel: Tensor, generator: torch.Generator) -> Tensor:
 def _smear(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     """A generator's faults: smoothing over time or mels, errors that are smooth over neighbors, a lost top band."""
     frames, mels = log_mel.shape
-    kind = _uniform(0, 1, generator)
+    kind = _uniform(0.0, 1.0, generator)
     image = log_mel[None, None]
     if kind < 0.25:
         image = functional.avg_pool2d(image, (3, 1), stride=1, padding=(1, 0), count_include_pad=False)
     elif kind < 0.4:
         image = functional.avg_pool2d(image, (3, 3), stride=1, padding=(1, 1), count_include_pad=False)
-    if _uniform(0, 1, generator) < 0.6:
+    if _uniform(0.0, 1.0, generator) < 0.6:
         coarse = torch.randn(1, 1, max(frames // 4, 1), mels // 4, generator=generator) * _uniform(0.0, 0.07, generator)
         image = image + functional.interpolate(coarse, size=(frames, mels), mode="bilinear", align_corners=True)
-    if _uniform(0, 1, generator) < 0.2:
+    if _uniform(0.0, 1.0, generator) < 0.2:
         lost = int(_uniform(0.75, 1.0, generator) * mels)
         image = torch.cat((image[..., :lost], image[..., lost:] - 0.3), dim=-1)
     return image[0, 0]
@@ -118,11 +118,11 @@ def _mask(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     frames, mels = log_mel.shape
     masked = log_mel.clone()
     for _ in range(2):
-        width = int(_uniform(0, mels / 10, generator))
-        start = int(_uniform(0, mels - width, generator))
+        width = int(_uniform(0.0, mels / 10, generator))
+        start = int(_uniform(0.0, float(mels - width), generator))
         masked[:, start : start + width] = -1
     for _ in range(max(frames // 100, 1)):
-        width = min(int(_uniform(0, 6, generator)), frames)
-        start = int(_uniform(0, frames - width, generator))
+        width = min(int(_uniform(0.0, 6.0, generator)), frames)
+        start = int(_uniform(0.0, float(frames - width), generator))
         masked[start : start + width] = -1
     return masked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol, runtime_checkable
 
@@ -25,8 +26,15 @@ class AttentionBackend(Protocol):
     ) -> Float[Tensor, "N Hq D"]: ...
 
 
+@dataclass(frozen=True, kw_only=True)
 class PerClipAttention:
-    """`scaled_dot_product_attention` clip by clip, neighbours of equal length in one call. Runs on every device."""
+    """`scaled_dot_product_attention` clip by clip, neighbours of equal length in one call. Runs on every device.
+
+    On a CPU, bf16 scores of clips up to `longest_written_out` tokens are written out instead: there the fused kernel takes 1.7
+    to 4 times as long (scripts/bench_attention.py).
+    """
+
+    longest_written_out: int = 1024
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]) -> Tensor:
         repeats = query.shape[1] // key.shape[1]
@@ -36,9 +44,19 @@ class PerClipAttention:
         for num_clips, length in _runs(lengths):
             end = start + num_clips * length
             q, k, v = (x[start:end].unflatten(0, (num_clips, length)).transpose(1, 2) for x in (query, key, value))
-            outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
+            is_short = q.device.type == "cpu" and q.dtype == torch.bfloat16 and length <= self.longest_written_out
+            attend = written_out_attention if is_short else F.scaled_dot_product_attention
+            outputs.append(attend(q, k, v).transpose(1, 2).flatten(0, 1))
             start = end
         return torch.cat(outputs)
+
+
+def written_out_attention(
+    query: Float[Tensor, "B H L D"], key: Float[Tensor, "B H L D"], value: Float[Tensor, "B H L D"]
+) -> Float[Tensor, "B H L D"]:
+    """Softmax attention with its scores written out; the softmax in fp32."""
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return scores.float().softmax(-1).to(value.dtype) @ value
 
 
 def _runs(lengths: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""One layer of the sandwich transformer: gated self-attention and a clamped MLP, pre-normed, on an fp32 residual stream.
+"""One layer of the sandwich transformer: pre-normed gated attention and a clamped MLP on an fp32 residual stream.
 
 Layers at both ends of the stack have weights per modality and read tokens grouped by modality; the middle layers share
 their weights and read tokens in sequence order, so that nothing is permuted there.
@@ -127,7 +127,7 @@ class SandwichLayer(nn.Module):
         )
 
     def before_attention(self, x: Tensor, context: SequenceContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values, in sequence order and compute dtype; gate logits in the layer's order."""
+        """Rotated queries and keys, and values, in sequence order and compute dtype; gate logits in the layer's."""
         q, k, v, gate = self.attention.project(x, context.modality_counts)
         if self.per_modality:
             q, k, v = (part[context.sequence_index] for part in (q, k, v))

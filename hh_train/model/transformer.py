@@ -137,10 +137,10 @@ class SandwichTransformer(nn.Module):
         )
         x = self.block(self.adapter(batch), context)
         video, audio, _ = x.split(batch.modality_counts)
-        return Prediction(
-            video=self._to_input_order(self.final_linear_video(self.final_norm_video(video, NO_EXPERTS))),
-            audio=self.final_linear_audio(self.final_norm_audio(audio, NO_EXPERTS)),
-        )
+        video = self._to_input_order(self.final_linear_video(self.final_norm_video(video, NO_EXPERTS)))
+        audio = self.final_linear_audio(self.final_norm_audio(audio, NO_EXPERTS))
+        # A modality that the whole pack lacks has zero rows and zero channels, in the pack as in the prediction.
+        return Prediction(video=video[:, : batch.video.shape[1]], audio=audio[:, : batch.audio.shape[1]])
 
     def _to_input_order(self, patches: Tensor) -> Tensor:
         """The released weights read patches channel-major (c pT pH pW) but write them channel-minor (pT pH pW c)."""

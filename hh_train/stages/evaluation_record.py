@@ -171,6 +171,6 @@ def print_evaluation(
         console.print(compared)
     for system in scored:
         for key, reason in system.failures.items():
-            console.print(f"unreadable {system.name}/{key}: {reason}", markup=False)
+            console.print(f"unreadable {system.name}/{key}: {reason}", markup=False, soft_wrap=True)
     for note in notes:
-        console.print(f"- {note}", markup=False)
+        console.print(f"- {note}", markup=False, soft_wrap=True)

@@ -54,7 +54,7 @@ def run(
     folder = Path(output)
     console = Console()
     if (folder / FLOOR_FILE).is_file():
-        console.print(f"{folder} is finished and kept; delete it to train again")
+        console.print(f"{folder} is finished and kept; delete it to train again", markup=False, soft_wrap=True)
         _print_floor(console, json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8")))
         return folder
     files = find_footage(footage)
@@ -124,7 +124,7 @@ def _read_split(files: Sequence[FootageFile], split: str, console: Console) -> t
             )
     console.print(f"{split}: {len(utterances)} of {len(chosen)} clips have sound and words")
     for key, reason in list(left_out.items())[:10]:
-        console.print(f"  left out {key}: {reason}")
+        console.print(f"  left out {key}: {reason}", markup=False, soft_wrap=True)
     return utterances, left_out
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @runtime_checkable
 class VideoTokenizer(Protocol):
-    """Frames to latents and back. The first frame is a latent frame of its own: 4k+1 frames for a temporal stride of 4."""
+    """Frames to latents and back. The first frame is a latent of its own: 4k+1 frames for a temporal stride of 4."""
 
     @property
     def num_channels(self) -> int: ...

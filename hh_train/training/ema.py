@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def exponential_moving_average(model: nn.Module, *, decay: float) -> AveragedModel:
-    """A frozen copy that `update_parameters(model)` moves to the model by 1 - min(decay, (1 + n) / (10 + n)) at update n.
+    """A frozen copy that `update_parameters(model)` moves by 1 - min(decay, (1 + n) / (10 + n)) at update n.
 
     The ramp forgets the random start in short runs. The first update copies the weights. Raises ValueError unless
     0 <= decay < 1.

@@ -31,7 +31,7 @@ class Exporting(Protocol):
 def fit_and_export(
     module: LightningModule, datamodule: LatentDataModule, trainer: Trainer, *, output: str, stage: str
 ) -> Path:
-    """Trains, from an interrupted run's newest checkpoint if there is one; returns the checkpoint folder `output/model`.
+    """Trains, from an interrupted run's newest checkpoint if there is one; returns the folder `output/model`.
 
     A run that is done already is left as it is.
     """

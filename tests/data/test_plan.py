@@ -180,3 +180,19 @@ def test_validation_repeats_clips_where_there_are_too_few() -> None:
     assert {key for batch in batches for key in batch} == {"validation0", "validation1", "validation2"}
     assert validation_plan(manifest(1, 0), "validation", BUDGET, max_clips=None, num_ranks=5) == []
     assert len(keys(validation_plan(manifest(1, 9), "validation", BUDGET, max_clips=4, num_ranks=1))[0]) <= 4
+
+
+def test_sound_alone_is_drawn_at_its_share_and_costs_fewer_tokens() -> None:
+    conditions = Conditions(
+        text_dropout=0.0, image_to_video_share=0.5, audio_to_video_share=0.5, sound_only_share=0.25
+    )
+    samples = [SampleRecord(key=str(i), video=(7, 8, 8), audio=25, text=5) for i in range(2000)]
+    drawn = [conditions.draw("shard", sample, seed=0, epoch=0) for sample in samples]
+    alone = [clip for clip in drawn if clip.drops_video]
+    assert 0.21 < len(alone) / len(drawn) < 0.29
+    assert not any(clip.num_given_frames or clip.audio_is_given for clip in alone)
+    budget = Budget(patch=(1, 2, 2), tokens_per_batch=1000, null_text_tokens=3)
+    assert budget.tokens(alone[0]) == 30
+    silent = SampleRecord(key="silent", video=(7, 8, 8), audio=None, text=5)
+    only_sound = Conditions(text_dropout=0.0, image_to_video_share=0.0, audio_to_video_share=0.0, sound_only_share=1.0)
+    assert not only_sound.draw("shard", silent, seed=0, epoch=0).drops_video

@@ -57,7 +57,9 @@ def test_the_order_of_the_clips_does_not_matter() -> None:
 def test_nothing_gives_no_number_and_reset_forgets() -> None:
     metric = filled(range(3))
     metric.reset()
-    assert metric.compute()["rate"] == Score(mean=None, low=None, high=None, num_clips=0)
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        nothing = metric.compute()
+    assert nothing["rate"] == Score(mean=None, low=None, high=None, num_clips=0)
     metric.update("a")
     assert metric.compute()["rate"].num_clips == 1
 

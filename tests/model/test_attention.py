@@ -36,3 +36,14 @@ def test_forward_and_backward(lengths: tuple[int, ...], key_heads: int) -> None:
     wanted = torch.autograd.grad((expected * weight).sum(), (query, key, value))
     for gradient, want in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, want, atol=1e-5, rtol=1e-5)
+
+
+def test_written_out_scores_in_bfloat16_are_as_near_as_the_fused_kernel() -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(12, 4, 8).bfloat16() for _ in range(3)]
+    expected = reference(*tensors, (5, 5, 2))
+    errors = [
+        (PerClipAttention(longest_written_out=longest)(*tensors, (5, 5, 2)).double() - expected).norm() / expected.norm()
+        for longest in (0, 1024)
+    ]
+    assert max(errors) < 1e-2

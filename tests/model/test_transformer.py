@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from hh_train.data.packing import pack, unpack
+from hh_train.model.attention import PerClipAttention
 from hh_train.model.checkpoint import is_matrix_product_weight
 from hh_train.model.config import ModelConfig
 from hh_train.model.transformer import SandwichTransformer
@@ -30,7 +31,9 @@ def golden_model(style: str, compute_dtype: str) -> SandwichTransformer:
     with safe_open(GOLDEN, framework="pt") as file:
         config = json.loads(file.metadata()["config"])
     model = SandwichTransformer(
-        config=ModelConfig.from_json({**config, "coordinates": style}), compute_dtype=compute_dtype
+        config=ModelConfig.from_json({**config, "coordinates": style}),
+        compute_dtype=compute_dtype,
+        attention=PerClipAttention(longest_written_out=0),  # the original's kernel
     )
     for rank, (name, parameter) in enumerate(sorted(model.named_parameters())):
         fan_in = parameter.shape[-1] if parameter.dim() > 1 else 8
@@ -144,6 +147,18 @@ def test_every_modality_reaches_the_others(
     }
     for other in changed.values():
         assert (tiny_model(pack([other], patch=PATCH)).video - base.video).abs().max() > 1e-3
+
+
+def test_a_pack_without_a_modality_has_a_prediction_of_its_own_shape(
+    tiny_model: SandwichTransformer, make_clip: Callable[..., LatentClip]
+) -> None:
+    for missing in ("video", "audio"):
+        batch = pack([make_clip("a", **{missing: None}), make_clip("b", **{missing: None})], patch=PATCH)
+        prediction = tiny_model(batch)
+        assert prediction.video.shape == batch.video.shape
+        assert prediction.audio.shape == batch.audio.shape
+        (prediction.video.square().sum() + prediction.audio.square().sum()).backward()
+        assert all(parameter.grad is not None for parameter in tiny_model.parameters())  # as sharded training wants
 
 
 def test_a_fresh_model_predicts_zero(tiny_config: ModelConfig, make_clip: Callable[..., LatentClip]) -> None:

@@ -1,5 +1,5 @@
 """Trains a tiny model for three steps on two clips and writes the losses and weights: in one process on both clips at
-once, or under torchrun on one clip a rank. Started by test_flow_module.py.
+once, or under torchrun on one clip a rank, with whole (ddp) or sharded (fsdp) networks. Started by test_flow_module.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -51,6 +52,15 @@ class Losses(Callback):
         self.values.append(float(trainer.callback_metrics["train/loss"]))
 
 
+def strategy_of(name: str) -> str | Strategy:
+    """Lightning's strategy, or for "fsdp" parameters sharded over all ranks."""
+    return (
+        ModelParallelStrategy(data_parallel_size=world_size_of_launch(), tensor_parallel_size=1)
+        if name == "fsdp"
+        else name
+    )
+
+
 def main(strategy: str, path: str) -> None:
     torch.manual_seed(0)
     config = ModelConfig(
@@ -66,7 +76,7 @@ def main(strategy: str, path: str) -> None:
     )
     losses = Losses()
     trainer = Trainer(
-        accelerator="cpu", devices=world_size_of_launch(), strategy=strategy, max_steps=3, callbacks=[losses],
+        accelerator="cpu", devices=world_size_of_launch(), strategy=strategy_of(strategy), max_steps=3, callbacks=[losses],
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip

@@ -42,7 +42,7 @@ class BackwardSimulation:
         return int(torch.multinomial(torch.tensor(weights), 1, generator=generator))
 
     def __call__(self, student: Model, batch: PackedBatch, draws: ClipNoise, *, exit_step: int) -> State:
-        """Clean video and audio tokens after exit_step + 1 evaluations. Gradients, if on, flow through the last alone."""
+        """Clean video and audio tokens after exit_step + 1 evaluations. Gradients flow through the last alone."""
         with_gradient = torch.is_grad_enabled()
         exit_level = self.sampler.noise_levels[exit_step]
 
