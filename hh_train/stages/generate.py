@@ -36,7 +36,7 @@ def run(
     guidance: Guidance,
     split: str = "test",
     max_clips: int | None = None,
-    prompt: str | None = None,
+    prompt_file: str | None = None,
     num_frames: int = 37,
     size: tuple[int, int] = (64, 64),
     clips_per_batch: int = 8,
@@ -46,8 +46,11 @@ def run(
 ) -> Path:
     """Writes `output/KEY.{mp4,txt,json}` and returns `output`. Clips that are there already are not made again.
 
-    Without `prompt`, every clip of `split` gives its prompt and its size. With it, one clip of `num_frames` and `size`
-    (height, width) is made. Raises ValueError when the checkpoint was trained on latents of other codecs.
+    Without `prompt_file`, every clip of `split` gives its prompt and its size. With it, one clip of `num_frames` and
+    `size` (height, width) is made of the prompt in that text file.
+
+    Raises:
+        ValueError: the checkpoint was trained on latents of other codecs, or the prompt has a malformed dialogue line.
     """
     manifest = Manifest.load(shards)
     provenance = Provenance.read(checkpoint)
@@ -60,13 +63,15 @@ def run(
         tokenizers=load_tokenizers(shards),
         frames_per_second=manifest.frames_per_second,
     )
-    if prompt is None:
+    if prompt_file is None:
         wanted = [
             (_emptied(clip), metadata) for clip, metadata in read_latent_clips(shards, split, max_clips=max_clips)
         ]
     else:
-        metadata = ClipMetadata(key=f"prompt-{seed}", prompt=Prompt(description=prompt))
-        wanted = [(generator.request(metadata.key, prompt, num_frames=num_frames, size=size), metadata)]
+        prompt = Prompt.parse(Path(prompt_file).read_text(encoding="utf-8"))
+        words = " ".join(line.line for line in prompt.dialogue) or None
+        metadata = ClipMetadata(key=Path(prompt_file).stem, prompt=prompt, transcript=words)
+        wanted = [(generator.request(metadata.key, prompt.compose(), num_frames=num_frames, size=size), metadata)]
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [pair for pair in wanted if not (folder / f"{pair[1].key}.json").is_file()]

@@ -108,6 +108,9 @@ class SampleClips(Callback):
         self._requests: list[LatentClip] = []
         self._sampled_at = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._sampled_at = trainer.global_step  # not 0 in a resumed run
+
     def on_train_batch_end(
         self,
         trainer: Trainer,

@@ -139,6 +139,31 @@ def test_samples_are_made_once_an_interval_also_when_steps_are_jumped(
     assert not torch.equal(clips[0].frames, clips[1].frames)  # the student has moved
 
 
+def test_a_resumed_run_samples_when_an_undisturbed_one_would(
+    shards_model: SandwichTransformer, tiny_shards: Path, tmp_path: Path
+) -> None:
+    def run(max_steps: int, checkpoint: Path | None) -> None:
+        samples = SampleClips(
+            shards=str(tiny_shards), solver=RenoiseSolver(num_steps=1), guidance=Guidance(),
+            output=str(tmp_path / "samples"), every_steps=4, num_clips=1,
+        )  # fmt: skip
+        module = FlowMatchingModule(
+            model=shards_model, noise_levels=ShiftedUniform(), optimizer=AdamWRecipe(learning_rate=1e-3)
+        )
+        trainer = Trainer(
+            accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=False, callbacks=[samples],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        )  # fmt: skip
+        data = LatentDataModule(shards=str(tiny_shards), patch=(1, 2, 2), tokens_per_batch=100)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    run(6, None)
+    run(9, tmp_path / "last.ckpt")
+    folders = sorted(folder.name for folder in (tmp_path / "samples").iterdir())
+    assert folders == ["step-0000004", "step-0000008"]
+
+
 def test_sampling_leaves_training_as_it_is(
     shards_model: SandwichTransformer, tiny_shards: Path, tmp_path: Path
 ) -> None:

@@ -95,9 +95,14 @@ def run(strategy: str, path: Path, *, num_ranks: int) -> dict:
     return torch.load(path)
 
 
-def test_two_ranks_train_as_one_process_with_both_clips(tmp_path: Path) -> None:
-    alone = run("auto", tmp_path / "alone.pt", num_ranks=1)
-    together = run("ddp", tmp_path / "together.pt", num_ranks=2)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return run("auto", tmp_path_factory.mktemp("alone") / "alone.pt", num_ranks=1)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_train_as_one_process_with_both_clips(alone: dict, tmp_path: Path, strategy: str) -> None:
+    together = run(strategy, tmp_path / "together.pt", num_ranks=2)
     torch.testing.assert_close(together["losses"], alone["losses"], atol=1e-5, rtol=1e-5)
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(together["weights"][name], tensor, atol=1e-5, rtol=1e-4, msg=name)

@@ -76,9 +76,9 @@ def main(strategy: str, path: str) -> None:
     )
     losses = Losses()
     trainer = Trainer(
-        accelerator="cpu", devices=world_size_of_launch(), strategy=strategy_of(strategy), max_steps=3, callbacks=[losses],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False,
+        accelerator="cpu", devices=world_size_of_launch(), strategy=strategy_of(strategy), max_steps=3,
+        callbacks=[losses], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, DataLoader(OwnClips(), batch_size=None))
     weights = get_model_state_dict(

@@ -123,6 +123,10 @@ class DMD2Module(LightningModule):
     def on_fit_start(self) -> None:
         self._frozen[0] = self.teacher.to(self.device)
 
+    def on_train_start(self) -> None:
+        if self.student_steps >= self.num_student_steps:  # resumed from its own end
+            self.trainer.should_stop = True
+
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         student, student_schedule = self.recipes["student"].build(
             self.student.parameters(), num_steps=self.num_student_steps

@@ -114,6 +114,19 @@ def test_checkpoints_leave_the_teacher_out_and_resume_to_the_same_weights(
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
+def test_a_run_that_is_resumed_from_its_end_takes_no_more_steps(
+    tiny_model: SandwichTransformer, make_clip: Make, tmp_path: Path
+) -> None:
+    save = ModelCheckpoint(dirpath=tmp_path, save_last=True, save_top_k=0, every_n_train_steps=1)
+    done = make_module(tiny_model, critic_steps_per_student_step=1)
+    fit(done, [make_clip("a")], save)
+    resumed = make_module(tiny_model, critic_steps_per_student_step=1)
+    fit(resumed, [make_clip("a")], checkpoint=str(tmp_path / "last.ckpt"))
+    assert (resumed.student_steps, resumed.critic_steps) == (3, 3)
+    for name, tensor in done.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
 def test_no_critic_steps(tiny_model: SandwichTransformer) -> None:
     with pytest.raises(ValueError, match="at least 1 critic step"):
         make_module(tiny_model, critic_steps_per_student_step=0)

@@ -1,0 +1,47 @@
+"""Distillation from its configuration, from a teacher that the stage before has trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import yaml
+
+from hh_train.data.manifest import Manifest
+from hh_train.model.checkpoint import load_model, read_config
+from hh_train.training.checkpoints import Provenance
+
+
+def test_the_student_has_the_teachers_shape(student: Path, teacher: Path, road: Path) -> None:
+    assert student == road / "distill" / "model"
+    assert read_config(student) == read_config(teacher)
+    provenance = Provenance.read(student)
+    assert provenance is not None
+    assert (provenance.stage, provenance.num_steps) == ("distill", 2)
+    assert provenance.tokenizers == Manifest.load(road / "shards").fingerprints()
+    saved = yaml.safe_load((student / "training_config.yaml").read_text())
+    assert saved["_target_"] == "hh_train.stages.distill.run"
+    assert saved["module"]["teacher"]["folder"] == str(teacher)
+
+
+def test_the_student_is_near_the_teacher_and_not_the_same(student: Path, teacher: Path) -> None:
+    """It starts as a copy and takes two steps, at which Adam moves every weight by about the learning rate of 1e-4."""
+    ours, theirs = load_model(student).state_dict(), load_model(teacher).state_dict()
+    moved = [float((ours[name] - theirs[name]).abs().max()) for name in theirs if name != "adapter.rope.bands"]
+    assert max(moved) > 1e-5
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in theirs)
+
+
+def test_samples_are_made_with_the_students_sampler(student: Path, road: Path) -> None:
+    """Four batches of one critic step, two of them with a student step: samples at 3 and 6 optimizer steps."""
+    folders = sorted(folder.name for folder in (road / "distill" / "samples").iterdir())
+    assert folders == ["step-0000003", "step-0000006"]
+
+
+def test_a_second_run_does_nothing(
+    student: Path, distill: Callable[..., Path], times: Callable[[Path], dict[Path, int]]
+) -> None:
+    before = times(student.parent)
+    assert distill() == student
+    assert times(student.parent) == before
