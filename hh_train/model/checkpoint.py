@@ -49,10 +49,7 @@ def save_model(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     tensors = {
-        name: (tensor.bfloat16() if bfloat16_products and is_matrix_product_weight(name) else tensor)
-        .detach()
-        .cpu()
-        .contiguous()
+        name: _stored(tensor.bfloat16() if bfloat16_products and is_matrix_product_weight(name) else tensor)
         for name, tensor in state_dict.items()
     }
     save_torch_state_dict(tensors, unfinished, max_shard_size=max_file_size)
@@ -62,6 +59,12 @@ def save_model(
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return folder
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """On the CPU, with a storage of its own size: a tensor gathered from uneven shards is a view of a longer one."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def read_config(folder: str | Path) -> ModelConfig:

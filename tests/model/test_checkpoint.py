@@ -27,6 +27,15 @@ def test_many_files_with_an_index(tiny_model: SandwichTransformer, tmp_path: Pat
     assert torch.equal(load_model(folder).adapter.rope.bands, tiny_model.adapter.rope.bands)
 
 
+def test_views_of_longer_storages_are_written(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
+    """What gathering from ranks gives whose shares are not equally long."""
+    state = tiny_model.state_dict()
+    weight = state["final_linear_audio.weight"]
+    state["final_linear_audio.weight"] = torch.cat([weight, torch.full((3, weight.shape[1]), 9.0)])[: len(weight)]
+    loaded = load_model(save_model(state, tiny_model.config, tmp_path / "model"))
+    assert torch.equal(loaded.final_linear_audio.weight, weight)
+
+
 def test_bfloat16_products_keep_the_rest_in_fp32(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
     folder = save_model(tiny_model.state_dict(), tiny_model.config, tmp_path / "model", bfloat16_products=True)
     dtypes = {name: tensor.dtype for name, tensor in load_file(folder / "model.safetensors").items()}

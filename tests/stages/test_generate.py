@@ -77,16 +77,18 @@ def test_some_clips_of_another_split(generate: Generate, road: Path) -> None:
     assert [file.stem for file in folder.glob("*.mp4")] == ["validation-0"]
 
 
-def test_a_prompt_of_ones_own(generate: Generate, road: Path) -> None:
-    changes = (f"prompt={PROMPT}", "num_frames=5", "size=[16,48]", "seed=7")
+def test_a_prompt_of_ones_own(generate: Generate, road: Path, tmp_path: Path) -> None:
+    (tmp_path / "nine.txt").write_text(PROMPT)
+    changes = (f"prompt_file={tmp_path}/nine.txt", "num_frames=5", "size=[16,48]", "seed=7")
     folder = generate("student", f"output={road}/own", *changes)
     (file,) = folder.glob("*.mp4")
-    assert file.stem == "prompt-7"
+    assert file.stem == "nine"
     assert MediaReader().read(file).frames.shape == (5, 16, 48, 3)
-    record = record_of(folder, "prompt-7")
+    record = record_of(folder, "nine")
     assert record["generation"]["seed"] == 7
     assert ClipMetadata.from_json(record).prompt == Prompt.parse(PROMPT)
-    assert (record["description"], record["transcript"], record["language"]) == ("A man", "number nine", "en")
+    assert (record["description"], record["transcript"]) == ("A man", "number nine")
+    assert Prompt.parse((folder / "nine.txt").read_text()) == Prompt.parse(PROMPT)
 
 
 def test_nothing_of_the_real_clip_goes_in(road: Path) -> None:
