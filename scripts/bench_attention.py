@@ -1,4 +1,4 @@
-"""Fused against written-out attention on the CPU, forward and backward, side by side: the ratio of their times by clip length.
+"""Fused against written-out attention on the CPU, forward and backward: the ratio of their times by clip length.
 
 python scripts/bench_attention.py [--threads 1] [--rounds 7]
 """

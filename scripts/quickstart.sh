@@ -13,10 +13,6 @@ export HH_TRAIN_ROOT="${HH_TRAIN_ROOT:-runs/quickstart}"
 export WANDB_MODE="${WANDB_MODE:-offline}" WANDB_SILENT="${WANDB_SILENT:-true}"
 mkdir -p "$HH_TRAIN_ROOT"
 
-# The compiler needs a C++ compiler beside Python; without one the layers run as they are, at about half the speed.
-compile=false
-if command -v g++ >/dev/null || command -v clang++ >/dev/null; then compile=true; fi
-
 # step NAME COMMAND...: runs the command unless it has finished before, and says how long it took.
 step() {
     local name="$1" done_file="$HH_TRAIN_ROOT/.done/$1" started=$SECONDS
@@ -36,8 +32,8 @@ step footage python data/talking_heads/render.py --output "$HH_TRAIN_ROOT/footag
     --clips-per-split train=600,validation=40,test=48 --digits 2-3 --size 64 --seed 0
 step recognizer hh-train train_recognizer
 step shards hh-train tokenize recognizer="$HH_TRAIN_ROOT/recognizer"
-step teacher hh-train pretrain module.model.compile_layers="$compile"
-step student hh-train distill module.teacher.compile_layers="$compile"
+step teacher hh-train pretrain
+step student hh-train distill
 step teacher_clips hh-train generate sampler=teacher
 step teacher_8_steps_clips hh-train generate sampler=teacher_8_steps
 step student_clips hh-train generate sampler=student

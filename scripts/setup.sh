@@ -97,6 +97,9 @@ export PATH="$_hh_venv/bin:$PATH"
 # glibc would give every freed tensor back to the system and fault it in again at the next step: keep up to 4 GiB.
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-4294967296}"
+# Threads that wait for each other spin this long before they sleep; the default is so long that beside another busy
+# process a step takes many times as long.
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-20000}"
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     _hh_say "ready. Use it with: source $_hh_venv/bin/activate"

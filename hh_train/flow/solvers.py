@@ -75,16 +75,6 @@ class RenoiseSolver:
         *,
         keep: Callable[[State], State],
         on_step: Callable[[], None] | None = None,
-    ) -> State:
-        return self.walk(velocity, draw, keep=keep, on_step=on_step)
-
-    def walk(
-        self,
-        velocity: VelocityFunction,
-        draw: Callable[[], State],
-        *,
-        keep: Callable[[State], State],
-        on_step: Callable[[], None] | None = None,
         num_steps: int | None = None,
     ) -> State:
         """The clean prediction after the first `num_steps` evaluations; None walks to the end."""

@@ -30,8 +30,8 @@ class AttentionBackend(Protocol):
 class PerClipAttention:
     """`scaled_dot_product_attention` clip by clip, neighbours of equal length in one call. Runs on every device.
 
-    On a CPU, bf16 scores of clips up to `longest_written_out` tokens are written out instead: there the fused kernel takes 1.7
-    to 4 times as long (scripts/bench_attention.py).
+    On a CPU, bf16 scores of clips up to `longest_written_out` tokens are written out instead: the fused kernel takes
+    longer there (scripts/bench_attention.py prints the ratio).
     """
 
     longest_written_out: int = 1024
@@ -55,8 +55,8 @@ def written_out_attention(
     query: Float[Tensor, "B H L D"], key: Float[Tensor, "B H L D"], value: Float[Tensor, "B H L D"]
 ) -> Float[Tensor, "B H L D"]:
     """Softmax attention with its scores written out; the softmax in fp32."""
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    return scores.float().softmax(-1).to(value.dtype) @ value
+    scores = torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5
+    return torch.matmul(scores.float().softmax(-1).to(value.dtype), value)
 
 
 def _runs(lengths: tuple[int, ...]) -> Iterator[tuple[int, int]]:

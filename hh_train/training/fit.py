@@ -42,9 +42,10 @@ def fit_and_export(
     checkpoint = resume_path(trainer)
     if checkpoint:
         log.info("resuming from %s", checkpoint)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=False)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=False)
+    except SystemExit as ended:  # what Lightning makes of an interrupt
+        raise KeyboardInterrupt from ended
     exporting = cast(Exporting, module)
     provenance = Provenance(
         stage=stage, num_steps=exporting.exported_steps, tokenizers=datamodule.manifest.fingerprints()

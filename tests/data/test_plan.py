@@ -183,9 +183,7 @@ def test_validation_repeats_clips_where_there_are_too_few() -> None:
 
 
 def test_sound_alone_is_drawn_at_its_share_and_costs_fewer_tokens() -> None:
-    conditions = Conditions(
-        text_dropout=0.0, image_to_video_share=0.5, audio_to_video_share=0.5, sound_only_share=0.25
-    )
+    conditions = Conditions(text_dropout=0.0, image_to_video_share=0.5, audio_to_video_share=0.5, sound_only_share=0.25)
     samples = [SampleRecord(key=str(i), video=(7, 8, 8), audio=25, text=5) for i in range(2000)]
     drawn = [conditions.draw("shard", sample, seed=0, epoch=0) for sample in samples]
     alone = [clip for clip in drawn if clip.drops_video]

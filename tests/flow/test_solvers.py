@@ -81,7 +81,7 @@ def test_walking_part_of_the_way_stops_at_the_clean_prediction() -> None:
         return exact_velocity(x, t)
 
     solver = RenoiseSolver(num_steps=8)
-    solver.walk(velocity, drawing(), keep=identity, num_steps=3)
+    solver(velocity, drawing(), keep=identity, num_steps=3)
     assert calls == list(solver.noise_levels[:3])
 
 

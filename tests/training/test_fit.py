@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +26,16 @@ from hh_train.training.optim import AdamWRecipe
 NUM_STEPS = 5
 
 
-class Power(Callback):
-    """Fails in the middle of a step."""
+class Cut(Callback):
+    """Ends the run in the middle of a step."""
 
-    def __init__(self, *, fails_in_step: int) -> None:
-        self.fails_in_step = fails_in_step
+    def __init__(self, reason: BaseException, *, in_step: int) -> None:
+        self.reason = reason
+        self.in_step = in_step
 
     def on_before_optimizer_step(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step == self.fails_in_step:
-            raise OSError("no power")
+        if trainer.global_step == self.in_step:
+            raise self.reason
 
 
 class Steps(Callback):
@@ -70,14 +73,23 @@ def config(shards_model: SandwichTransformer) -> ModelConfig:
     return shards_model.config
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.fixture
+def interrupt_handler() -> Iterator[None]:
+    """Lightning ignores further interrupts after the first, for the rest of the process."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interrupt_handler")
+@pytest.mark.parametrize(("step", "reason"), [(1, OSError), (3, OSError), (2, KeyboardInterrupt)])
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(
-    tiny_shards: Path, config: ModelConfig, tmp_path: Path, step: int
+    tiny_shards: Path, config: ModelConfig, tmp_path: Path, step: int, reason: type[BaseException]
 ) -> None:
     whole = run(tiny_shards, config, tmp_path / "whole")
     cut = tmp_path / "cut"
-    with pytest.raises(OSError, match="no power"):
-        run(tiny_shards, config, cut, Power(fails_in_step=step))
+    with pytest.raises(reason):
+        run(tiny_shards, config, cut, Cut(reason("no power"), in_step=step))
     assert not (cut / "model").exists()
     steps = Steps()
     resumed = run(tiny_shards, config, cut, steps, seed=1)

@@ -1,26 +1,35 @@
-"""Trains a tiny model for three steps on two clips and writes the losses and weights: in one process on both clips at
-once, or under torchrun on one clip a rank, with whole (ddp) or sharded (fsdp) networks. Started by test_flow_module.py.
+"""Trains tiny models for a few steps on two clips and exports them: in one process on both clips at once, or under
+torchrun on one clip a rank, with whole (ddp) or sharded (fsdp) networks. Started by this folder's conftest.py.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.utils.data import DataLoader, IterableDataset
 
 from hh_train.data.packing import pack
+from hh_train.flow.guidance import Guidance
 from hh_train.flow.noise_levels import ShiftedUniform
+from hh_train.flow.solvers import RenoiseSolver
 from hh_train.model.config import ModelConfig
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.runtime.distributed import is_rank_zero, rank, world_size
+from hh_train.training.checkpoints import Provenance, export_checkpoint
+from hh_train.training.dmd2.module import DMD2Module
+from hh_train.training.dmd2.rollout import BackwardSimulation
 from hh_train.training.flow_module import FlowMatchingModule
 from hh_train.training.optim import AdamWRecipe
 from hh_train.types import LatentClip, PackedBatch
+
+RECIPE = AdamWRecipe(learning_rate=1e-3)
 
 
 class OwnClips(IterableDataset[PackedBatch]):
@@ -52,47 +61,67 @@ class Losses(Callback):
         self.values.append(float(trainer.callback_metrics["train/loss"]))
 
 
-def strategy_of(name: str) -> str | Strategy:
-    """Lightning's strategy, or for "fsdp" parameters sharded over all ranks."""
-    return (
-        ModelParallelStrategy(data_parallel_size=world_size_of_launch(), tensor_parallel_size=1)
-        if name == "fsdp"
-        else name
-    )
+def strategy_of(name: str, num_ranks: int) -> str | Strategy:
+    if name == "ddp":
+        return DDPStrategy(find_unused_parameters=True)
+    return ModelParallelStrategy(data_parallel_size=num_ranks, tensor_parallel_size=1) if name == "fsdp" else "auto"
 
 
-def main(strategy: str, path: str) -> None:
+def make_model() -> SandwichTransformer:
     torch.manual_seed(0)
     config = ModelConfig(
         num_layers=3, hidden_size=32, head_dim=16, num_query_groups=1, video_in_channels=12, audio_in_channels=5,
         text_in_channels=7, mm_layers=(0, 2), gelu7_layers=(0,),
     )  # fmt: skip
-    module = FlowMatchingModule(
-        model=SandwichTransformer(config=config, compute_dtype="float32"),
-        noise_levels=ShiftedUniform(),
-        optimizer=AdamWRecipe(learning_rate=1e-3),
-        audio_weight=2.0,
-        ema_decay=0.5,
-    )
-    losses = Losses()
+    return SandwichTransformer(config=config, compute_dtype="float32")
+
+
+def fit(module: LightningModule, strategy: str, *callbacks: Callback, max_steps: int) -> None:
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     trainer = Trainer(
-        accelerator="cpu", devices=world_size_of_launch(), strategy=strategy_of(strategy), max_steps=3,
-        callbacks=[losses], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False,
+        accelerator="cpu", devices=num_ranks, strategy=strategy_of(strategy, num_ranks), max_steps=max_steps,
+        max_epochs=-1, callbacks=list(callbacks), logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, DataLoader(OwnClips(), batch_size=None))
-    weights = get_model_state_dict(
-        module.exported_model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def export(model: SandwichTransformer, folder: Path) -> None:
+    export_checkpoint(model, folder, provenance=Provenance(stage="test", num_steps=0, tokenizers={}))
+
+
+def flow_matching(strategy: str, output: Path) -> None:
+    module = FlowMatchingModule(
+        model=make_model(), noise_levels=ShiftedUniform(), optimizer=RECIPE, audio_weight=2.0, ema_decay=0.5
     )
+    losses = Losses()
+    fit(module, strategy, losses, max_steps=3)
+    export(module.exported_model, output / "teacher")
     if is_rank_zero():
-        torch.save({"losses": losses.values, "weights": weights}, path)
+        (output / "losses.json").write_text(json.dumps(losses.values))
 
 
-def world_size_of_launch() -> int:
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def distillation(strategy: str, output: Path) -> None:
+    teacher = make_model()
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    module = DMD2Module(
+        teacher=teacher,
+        null_text=torch.zeros(2, 7),
+        rollout=BackwardSimulation(sampler=RenoiseSolver(num_steps=2)),
+        guidance=Guidance(video=2.0, audio=2.0),
+        noise_levels=ShiftedUniform(),
+        student_optimizer=RECIPE,
+        critic_optimizer=RECIPE,
+        num_student_steps=2,
+        critic_steps_per_student_step=2,
+        ema_decay=0.5,
+    )
+    fit(module, strategy, max_steps=-1)
+    for name, model in (("student", module.student), ("averaged", module.exported_model), ("critic", module.critic)):
+        export(model, output / name)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    flow_matching(sys.argv[1], Path(sys.argv[2]))
+    distillation(sys.argv[1], Path(sys.argv[2]))

@@ -51,4 +51,4 @@ class BackwardSimulation:
                 prediction = student(batch.with_latents(*x))
             return prediction.video, prediction.audio
 
-        return self.sampler.walk(velocity, draws.gaussian, keep=keeping_given(batch), num_steps=exit_step + 1)
+        return self.sampler(velocity, draws.gaussian, keep=keeping_given(batch), num_steps=exit_step + 1)

@@ -1,0 +1,37 @@
+"""What the README names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hh_train.cli import STAGES
+from hh_train.runtime.composition import compose_config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_stage_it_calls_exists() -> None:
+    called = set(re.findall(r"hh-train ([a-z_]+)", README))
+    assert {"tokenize", "pretrain", "distill", "generate"} <= called <= set(STAGES)
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^ +hh-train (.+)$", README, flags=re.MULTILINE))))
+def test_every_command_composes(command: str) -> None:
+    stage, *overrides = command.split()
+    assert "_target_" in compose_config(stage, overrides)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"bash (scripts/\S+)|\]\(([^)#:]+)\)", README))))
+def test_every_file_it_points_to_exists(path: tuple[str, str]) -> None:
+    assert (ROOT / "".join(path)).exists()
+
+
+def test_its_tree_is_the_trees() -> None:
+    packages = re.findall(r"^      ([a-z]+)/ ", README, flags=re.MULTILINE)
+    assert set(packages) == {
+        folder.name for folder in (ROOT / "hh_train").iterdir() if (folder / "__init__.py").is_file()
+    }

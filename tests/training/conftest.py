@@ -1,0 +1,34 @@
+"""Training in one process and in two, once for all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "two_ranks.py"
+
+
+def run(strategy: str, folder: Path, *, num_ranks: int) -> Path:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
+    done = subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), strategy, str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two_ranks.py writes when one process has both clips."""
+    return run("auto", tmp_path_factory.mktemp("one_process"), num_ranks=1)
+
+
+@pytest.fixture(scope="session", params=["ddp", "fsdp"])
+def two_ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two_ranks.py writes when each of two ranks has one clip, with whole and with sharded networks."""
+    return run(request.param, tmp_path_factory.mktemp(request.param), num_ranks=2)
