@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.utils.data import DataLoader, IterableDataset
 
 from hh_train.data.packing import pack
@@ -27,6 +27,7 @@ from hh_train.training.dmd2.module import DMD2Module
 from hh_train.training.dmd2.rollout import BackwardSimulation
 from hh_train.training.flow_module import FlowMatchingModule
 from hh_train.training.optim import AdamWRecipe
+from hh_train.training.sharding import ShardedDataParallelStrategy
 from hh_train.types import LatentClip, PackedBatch
 
 RECIPE = AdamWRecipe(learning_rate=1e-3)
@@ -64,7 +65,7 @@ class Losses(Callback):
 def strategy_of(name: str, num_ranks: int) -> str | Strategy:
     if name == "ddp":
         return DDPStrategy(find_unused_parameters=True)
-    return ModelParallelStrategy(data_parallel_size=num_ranks, tensor_parallel_size=1) if name == "fsdp" else "auto"
+    return ShardedDataParallelStrategy() if name == "fsdp" else "auto"
 
 
 def make_model() -> SandwichTransformer:
