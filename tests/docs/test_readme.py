@@ -25,7 +25,7 @@ def test_every_command_composes(command: str) -> None:
     assert "_target_" in compose_config(stage, overrides)
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"bash (scripts/\S+)|\]\(([^)#:]+)\)", README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"bash (scripts/[a-z_]+\.sh)|\]\(([^)#:]+)\)", README))))
 def test_every_file_it_points_to_exists(path: tuple[str, str]) -> None:
     assert (ROOT / "".join(path)).exists()
 
