@@ -20,7 +20,7 @@ from texts import LANGUAGE_NAMES, Line, draw_line
 from hh_train.data.media import write_clip
 from hh_train.types import Clip, ClipMetadata, DialogueLine, Prompt
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Goes up whenever the same request would give other clips, so that no folder mixes two kinds."""
 FRAMES_PER_SECOND = 25
 SAMPLES_PER_FRAME = SAMPLES_PER_SECOND // FRAMES_PER_SECOND
@@ -44,6 +44,8 @@ class Recipe:
     height: int
     max_seconds: float
     two_shot_share: float
+    framings: tuple[str, ...]
+    head_motion: float
     version: int = RECIPE_VERSION
 
 
@@ -79,7 +81,7 @@ def plan_clip(recipe: Recipe, split: str, index: int) -> PlannedClip:
     language = recipe.languages[index % len(recipe.languages)]
     person = draw_person(recipe.seed, split, int(random.integers(SPEAKERS_PER_SPLIT[split])))
     num_shots = 2 if random.random() < recipe.two_shot_share else 1
-    scene = draw_scene(random, num_shots=num_shots)
+    scene = draw_scene(random, num_shots=num_shots, framings=recipe.framings)
     line, speech, num_frames = _draw_speech(random, recipe, split, language, person)
     cuts = (int(num_frames * random.uniform(0.35, 0.65)),) if num_shots == 2 else ()
     lead = _SILENT_FRAMES * SAMPLES_PER_FRAME
@@ -112,7 +114,7 @@ def render_clip(recipe: Recipe, split: str, index: int, folder: Path) -> None:
     clip = plan_clip(recipe, split, index)
     times = clip.frame_seconds
     mouth = mouth_track(clip.phonemes, times)
-    poses = draw_poses(generator(recipe.seed, split, "motion", index), times)
+    poses = draw_poses(generator(recipe.seed, split, "motion", index), times, head_motion=recipe.head_motion)
     painter = HeadPainter(person=clip.person, scene=clip.scene, width=recipe.width, height=recipe.height)
     shots = [sum(frame >= cut for cut in clip.cuts) for frame in range(clip.num_frames)]
     boxes = [painter.mouth_box(shot, pose) for shot, pose in zip(shots, poses, strict=True)]

@@ -10,10 +10,10 @@ _BLINK_SECONDS = 0.2
 _SECONDS_BETWEEN_BLINKS = 2.2
 
 
-def draw_poses(random: np.random.Generator, times: NDArray[np.float64]) -> list[Pose]:
-    """One pose per time in seconds: slow sums of sines, and blinks at random moments."""
+def draw_poses(random: np.random.Generator, times: NDArray[np.float64], *, head_motion: float = 1.0) -> list[Pose]:
+    """One pose per time in seconds: slow sums of sines, `head_motion` times the usual size, and random blinks."""
     x, y, roll, turn, nod, brows = (
-        _sway(random, times, amplitude) for amplitude in (0.045, 0.035, 0.05, 0.09, 0.06, 0.9)
+        _sway(random, times, head_motion * amplitude) for amplitude in (0.045, 0.035, 0.05, 0.09, 0.06, 0.9)
     )
     blinks = _blinks(random, times)
     return [

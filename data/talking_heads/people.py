@@ -6,6 +6,7 @@ Every attribute that a caption names comes from a small vocabulary shared by all
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,9 +173,9 @@ def draw_person(seed: int, split: str, index: int) -> Person:
     )
 
 
-def draw_scene(random: np.random.Generator, *, num_shots: int) -> Scene:
-    """Clothes, background and camera of one clip; the shots differ in framing."""
-    framings = list(random.permutation(list(FRAMINGS)))[:num_shots]
+def draw_scene(random: np.random.Generator, *, num_shots: int, framings: Sequence[str] = tuple(FRAMINGS)) -> Scene:
+    """Clothes, background and camera of one clip; the shots differ in framing as far as there are `framings`."""
+    drawn = list(random.permutation(list(framings)))
     return Scene(
         garment=str(random.choice(GARMENTS)),
         clothes_color=str(random.choice(list(CLOTHES_COLORS))),
@@ -184,7 +185,7 @@ def draw_scene(random: np.random.Generator, *, num_shots: int) -> Scene:
                 framing=str(framing),
                 shift=(float(random.uniform(-0.03, 0.03)), float(random.uniform(-0.02, 0.02))),
             )
-            for framing in framings
+            for framing in (drawn[shot % len(drawn)] for shot in range(num_shots))
         ),
     )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import torch
 from clips import FRAMES_PER_SECOND, SHORTEST_FRAMES, Recipe, clip_key, render_clip
+from people import FRAMINGS
 from speech import library_paths
 from texts import CONTENTS, SPLITS, check_choices
 
@@ -126,6 +127,11 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         raise ValueError(f"--max-seconds {options.max_seconds} is too short: the shortest clip is 1 second")
     if not 0 <= options.two_shot_share <= 1:
         raise ValueError(f"--two-shot-share {options.two_shot_share} is no share: choose from 0 to 1")
+    framings = tuple(filter(None, options.framings.split(",")))
+    if not framings or not set(framings) <= set(FRAMINGS):
+        raise ValueError(f"--framings {options.framings!r}: choose one or more of {', '.join(FRAMINGS)}")
+    if not 0 <= options.head_motion <= 2:
+        raise ValueError(f"--head-motion {options.head_motion} is out of range: choose from 0 (still heads) to 2")
     return Recipe(
         seed=options.seed,
         languages=languages,
@@ -135,6 +141,8 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         height=height,
         max_seconds=options.max_seconds,
         two_shot_share=options.two_shot_share,
+        framings=framings,
+        head_motion=options.head_motion,
     )
 
 
@@ -158,6 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", default="64", help="side in pixels, or WIDTHxHEIGHT")
     parser.add_argument("--max-seconds", type=float, default=4.0)
     parser.add_argument("--two-shot-share", type=float, default=0.0, help="share of clips with a hard cut")
+    parser.add_argument("--framings", default=",".join(FRAMINGS), help="comma-separated, of " + ", ".join(FRAMINGS))
+    parser.add_argument("--head-motion", type=float, default=1.0, help="size of the heads' sway; 0 holds them still")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     return parser

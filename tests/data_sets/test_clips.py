@@ -20,6 +20,8 @@ RECIPE = Recipe(
     height=64,
     max_seconds=4.0,
     two_shot_share=0.0,
+    framings=("close-up", "medium shot"),
+    head_motion=1.0,
 )
 SAMPLES_PER_FRAME = 640
 
@@ -47,6 +49,18 @@ def test_a_speaker_keeps_name_and_looks_over_clips() -> None:
     people = {clip.metadata.speaker: clip.person for clip in clips}
     assert 5 < len(people) < 30
     assert all(clip.person == people[clip.metadata.speaker] for clip in clips)
+
+
+def test_a_still_head_only_moves_mouth_brows_and_lids(tmp_path: Path) -> None:
+    for name, head_motion in (("still", 0.0), ("usual", 1.0)):
+        (tmp_path / name).mkdir()
+        render_clip(replace(RECIPE, head_motion=head_motion), "train", 0, tmp_path / name)
+    still, usual = (
+        MediaReader().read(tmp_path / name / "train-000000.mp4").frames.float() for name in ("still", "usual")
+    )
+    forehead = slice(14, 22)
+    assert still.std(0)[forehead].mean() < 0.5 * usual.std(0)[forehead].mean()
+    assert still.std(0)[38:54, 20:44].mean() > 2 * still.std(0)[forehead].mean()  # the mouth moves
 
 
 def test_no_room_for_a_line_is_told() -> None:

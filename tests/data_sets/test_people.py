@@ -56,3 +56,9 @@ def test_two_shots_differ_in_framing() -> None:
     for _ in range(10):
         first, second = draw_scene(random, num_shots=2).shots
         assert first.framing != second.framing
+
+
+def test_only_the_framings_asked_for_are_drawn() -> None:
+    random = generator("test")
+    shots = [shot for _ in range(10) for shot in draw_scene(random, num_shots=2, framings=["close-up"]).shots]
+    assert {shot.framing for shot in shots} == {"close-up"}

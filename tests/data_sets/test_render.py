@@ -120,6 +120,8 @@ def test_all_languages_share_a_folder(tmp_path: Path) -> None:
         (["--digits", "3-2"], "FEWEST"),
         (["--max-seconds", "0.5"], "--max-seconds"),
         (["--two-shot-share", "2"], "--two-shot-share"),
+        (["--framings", "far away"], "--framings"),
+        (["--head-motion", "-1"], "--head-motion"),
     ],
 )
 def test_a_wrong_request_is_named_and_leaves_no_folder(
