@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from hh_train.model.attention import written_out_attention
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, groups: list[tuple[int, int, int]]) -> Tensor:
+    ((count, _, _),) = groups
+    split = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (query, key, value))
+    return scaled_dot_product_attention(*split).transpose(1, 2).flatten(0, 1)
 
 
 def seconds(attend: Attention, query: Tensor, key: Tensor, value: Tensor) -> float:
@@ -35,12 +42,12 @@ def main() -> None:
     print("dtype      clips  length  fused / written out")
     for dtype in (torch.bfloat16, torch.float32):
         for num_clips, length in ((16, 48), (12, 165), (4, 512), (2, 1024)):
-            tensors = [torch.randn(num_clips, length, 4, 64, dtype=dtype) for _ in range(3)]
-            q, k, v = (tensor.transpose(1, 2).requires_grad_() for tensor in tensors)
-            ratios = [
-                seconds(scaled_dot_product_attention, q, k, v) / seconds(written_out_attention, q, k, v)
-                for _ in range(arguments.rounds)
-            ]
+            q, k, v = (torch.randn(num_clips * length, 4, 64, dtype=dtype).requires_grad_() for _ in range(3))
+            fused, written_out = (
+                partial(attend, groups=[(num_clips, length, length)])
+                for attend in (fused_attention, written_out_attention)
+            )
+            ratios = [seconds(fused, q, k, v) / seconds(written_out, q, k, v) for _ in range(arguments.rounds)]
             name = str(dtype).removeprefix("torch.")
             print(f"{name:9}  {num_clips:5}  {length:6}  {statistics.median(ratios):.2f}", flush=True)
 
