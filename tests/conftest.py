@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -61,7 +64,7 @@ def tiny_config() -> ModelConfig:
 def tiny_model(tiny_config: ModelConfig) -> SandwichTransformer:
     torch.manual_seed(0)
     model = SandwichTransformer(config=tiny_config, compute_dtype="float32")
-    for parameter in model.parameters():  # a fresh model's output layers are zero and would hide every fault
+    for parameter in model.parameters():  # a fresh model's norms and biases are zero and would hide faults
         torch.nn.init.normal_(parameter, std=0.2)
     return model
 
@@ -179,3 +182,54 @@ def tiny_bundle(generator: ClipGenerator, tmp_path: Path) -> Path:
     """An inference bundle of random weights."""
     geometry = Geometry(num_frames=25, size=(32, 32))
     return write_bundle(tmp_path / "bundle", generator, geometry=geometry, prompt="A woman.", seed=0)
+
+
+@dataclass(frozen=True)
+class Allocations:
+    """Bytes that the CPU's allocator has handed out since a step began and not taken back."""
+
+    kept: int
+    """Between the forward and the backward pass."""
+    peak: int
+
+
+MIDDLE = "between the passes"
+
+
+@pytest.fixture
+def memory_events(tmp_path: Path) -> Callable[[Callable[[], object]], tuple[list[int], int]]:
+    """Runs a function; what the CPU's allocator reports meanwhile, buffers of kernels included.
+
+    The bytes it has handed out since the start, after every change, and how many of the changes came before MIDDLE.
+    """
+
+    def record(function: Callable[[], object]) -> tuple[list[int], int]:
+        gc.collect()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            function()
+        profile.export_chrome_trace(str(tmp_path / "trace.json"))
+        events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+        middle = [event["ts"] for event in events if event.get("name") == MIDDLE] or [0]
+        changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+        return list(accumulate(change for _, change in changes)), sum(time < middle[0] for time, _ in changes)
+
+    return record
+
+
+@pytest.fixture
+def allocations(
+    memory_events: Callable[[Callable[[], object]], tuple[list[int], int]],
+) -> Callable[[Callable[[], torch.Tensor]], Allocations]:
+    """Computes a loss, and propagates it back."""
+
+    def measure(loss: Callable[[], torch.Tensor]) -> Allocations:
+        def both() -> None:
+            value = loss()
+            with torch.profiler.record_function(MIDDLE):
+                pass
+            value.backward()
+
+        levels, middle = memory_events(both)
+        return Allocations(kept=levels[middle - 1], peak=max(levels))
+
+    return measure

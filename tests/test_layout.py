@@ -10,6 +10,8 @@ TESTS = REPOSITORY / "tests"
 MAX_LINES = 600
 NOT_MIRRORED = ("configs", "docs", "data_sets", "scripts", "notebooks")
 """Folders of tests/ whose subject is no module of the package."""
+WITHOUT_SUBJECT = ("test_layout.py", "test_layers.py", "test_reference.py", "test_compile.py")
+"""Test modules of the package as a whole, or of several modules together."""
 
 
 def test_no_module_is_longer_than_the_limit() -> None:
@@ -23,7 +25,7 @@ def test_every_test_module_mirrors_a_module() -> None:
     strangers = []
     for path in TESTS.rglob("test_*.py"):
         relative = path.relative_to(TESTS)
-        if relative.parts[0] in NOT_MIRRORED or relative.name in ("test_layout.py", "test_layers.py"):
+        if relative.parts[0] in NOT_MIRRORED or relative.name in WITHOUT_SUBJECT:
             continue
         subject = PACKAGE / relative.parent / relative.name.removeprefix("test_")
         if not subject.is_file():

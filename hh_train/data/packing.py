@@ -46,7 +46,8 @@ def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedB
     """Packs clips in the given order.
 
     Raises ValueError, naming the clip, for a clip without tokens to generate, without text, with a latent that the
-    patch does not divide or with values that are not finite, and when two clips differ in channels.
+    patch does not divide or with values that are not finite, with given frames that it does not have or that the patch
+    does not divide, and when two clips differ in channels.
     """
     if not clips:
         raise ValueError("cannot pack zero clips")
@@ -54,6 +55,7 @@ def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedB
     video, audio, text, layouts = [], [], [], []
     for clip in clips:
         _check_clip(clip)
+        _check_given(clip, patch)
         if clip.video is not None:
             try:
                 video.append(patchify(clip.video, patch))
@@ -128,6 +130,19 @@ def _check_clip(clip: LatentClip) -> None:
             raise ValueError(f"clip {clip.key!r}: its {name} has zero length; leave a missing modality None")
         if not torch.isfinite(latent).all():
             raise ValueError(f"clip {clip.key!r}: its {name} latent holds NaN or infinite values; tokenize it again")
+
+
+def _check_given(clip: LatentClip, patch: tuple[int, int, int]) -> None:
+    frames = 0 if clip.video is None else clip.video.shape[1]
+    if not 0 <= clip.num_given_frames <= frames:
+        raise ValueError(f"clip {clip.key!r}: {clip.num_given_frames} of its {frames} latent frames cannot be given")
+    if clip.num_given_frames % patch[0]:
+        raise ValueError(
+            f"clip {clip.key!r}: {clip.num_given_frames} given latent frames cannot be cut into patches of {patch}: "
+            "give a multiple, or take a patch of one latent frame"
+        )
+    if clip.num_given_frames == frames and (clip.audio is None or clip.audio_is_given):
+        raise ValueError(f"clip {clip.key!r}: all that it has is given: there is nothing to generate")
 
 
 def _check_channels(clips: Sequence[LatentClip]) -> None:

@@ -6,19 +6,22 @@ their weights and read tokens in sequence order, so that nothing is permuted the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hh_train.model.attention import AttentionBackend
+from hh_train.model.activation import GELU7, SwiGLU7
+from hh_train.model.attention import AttentionBackend, AttentionPattern
 from hh_train.model.config import ModelConfig
 from hh_train.model.modality import ModalityLinear, ModalityRMSNorm
+from hh_train.model.recompute import ActivationCheckpointing, recomputed, recomputed_between_products
 from hh_train.model.rope import RotaryTable, rotate
 
-CLAMP = 7.0
-GELU_SLOPE = 1.702
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,26 +32,9 @@ class SequenceContext:
     sequence_index: Int[Tensor, " N"]
     group_index: Int[Tensor, " N"]
     modality_counts: tuple[int, int, int]
-    lengths: tuple[int, ...]
+    full_pattern: AttentionPattern
+    local_pattern: AttentionPattern
     attend: AttentionBackend
-
-
-class GELU7(nn.Module):
-    """z sigmoid(1.702 z) with z = min(u, 7)."""
-
-    def forward(self, up: Float[Tensor, "N I"]) -> Float[Tensor, "N I"]:
-        clamped = up.float().clamp(max=CLAMP)
-        return clamped * torch.sigmoid(GELU_SLOPE * clamped)
-
-
-class SwiGLU7(nn.Module):
-    """z sigmoid(1.702 z) (l + 1); even channels are z, clamped from above, odd channels l, clamped on both sides."""
-
-    def forward(self, up: Float[Tensor, "N GL"]) -> Float[Tensor, "N I"]:
-        gate, linear = up.float().unflatten(-1, (-1, 2)).unbind(-1)
-        gate, linear = gate.clamp(max=CLAMP), linear.clamp(-CLAMP, CLAMP)
-        activated: Tensor = gate * torch.sigmoid(GELU_SLOPE * gate) * (linear + 1)
-        return activated
 
 
 class Attention(nn.Module):
@@ -115,11 +101,23 @@ class MLP(nn.Module):
 
 
 class SandwichLayer(nn.Module):
-    """Attention and MLP with residuals. `per_modality` layers take and return tokens grouped by modality."""
+    """Attention and MLP with residuals. `per_modality` layers take and return tokens grouped by modality.
 
-    def __init__(self, config: ModelConfig, *, index: int, compute_dtype: torch.dtype) -> None:
+    `activation_checkpointing` works while training with gradients, and nowhere else.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        index: int,
+        compute_dtype: torch.dtype,
+        activation_checkpointing: ActivationCheckpointing = "none",
+    ) -> None:
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         self.per_modality = index in config.mm_layers
+        self.is_local = index in config.local_attention_layers
         self.compute_dtype = compute_dtype
         self.attention = Attention(config, per_modality=self.per_modality, compute_dtype=compute_dtype)
         self.mlp = MLP(
@@ -128,21 +126,38 @@ class SandwichLayer(nn.Module):
 
     def before_attention(self, x: Tensor, context: SequenceContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, in sequence order and compute dtype; gate logits in the layer's."""
+        return self._half(self._before_attention, x, context)
+
+    def after_attention(self, x: Tensor, attended: Tensor, gate: Tensor, context: SequenceContext) -> Tensor:
+        """Adds the attention's output and the MLP's to the residual stream."""
+        return self._half(self._after_attention, x, attended, gate, context)
+
+    def forward(self, x: Float[Tensor, "N hidden"], context: SequenceContext) -> Float[Tensor, "N hidden"]:
+        return recomputed(self._forward, x, context) if self._recomputes("full") else self._forward(x, context)
+
+    def _forward(self, x: Tensor, context: SequenceContext) -> Tensor:
+        q, k, v, gate = self.before_attention(x, context)
+        pattern = context.local_pattern if self.is_local else context.full_pattern
+        attended = context.attend(q, k, v, pattern)
+        return self.after_attention(x, attended, gate, context)
+
+    def _before_attention(self, x: Tensor, context: SequenceContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, k, v, gate = self.attention.project(x, context.modality_counts)
         if self.per_modality:
             q, k, v = (part[context.sequence_index] for part in (q, k, v))
         q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         return q.to(self.compute_dtype), k.to(self.compute_dtype), v.to(self.compute_dtype), gate
 
-    def after_attention(self, x: Tensor, attended: Tensor, gate: Tensor, context: SequenceContext) -> Tensor:
-        """Adds the attention's output and the MLP's to the residual stream."""
+    def _after_attention(self, x: Tensor, attended: Tensor, gate: Tensor, context: SequenceContext) -> Tensor:
         if self.per_modality:
             attended = attended[context.group_index]
         x = x + self.attention.combine(attended, gate, context.modality_counts)
         change: Tensor = self.mlp(x, context.modality_counts)
         return x + change
 
-    def forward(self, x: Float[Tensor, "N hidden"], context: SequenceContext) -> Float[Tensor, "N hidden"]:
-        q, k, v, gate = self.before_attention(x, context)
-        attended = context.attend(q, k, v, context.lengths)
-        return self.after_attention(x, attended, gate, context)
+    def _half(self, function: Callable[..., T], *arguments: Any) -> T:
+        recomputes = self._recomputes("selective")
+        return recomputed_between_products(function, *arguments) if recomputes else function(*arguments)
+
+    def _recomputes(self, kind: ActivationCheckpointing) -> bool:
+        return self.activation_checkpointing == kind and self.training and torch.is_grad_enabled()

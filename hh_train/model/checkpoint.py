@@ -1,11 +1,13 @@
 """Checkpoint folders in the released layout: safetensors files (with an index when there are several) and config.json.
 
-Keys and shapes are the model's own, which are the released ones. Reading is strict, and goes file by file.
+Keys and shapes are the model's own, which are the released ones. Reading is strict and goes tensor by tensor, straight
+to where the weights will live: a device, or this process's shards.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +15,21 @@ from typing import Literal
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from hh_train.model.attention import AttentionBackend, AttentionName
 from hh_train.model.config import ModelConfig
+from hh_train.model.recompute import ActivationCheckpointing
 from hh_train.model.transformer import ComputeDtype, SandwichTransformer
+from hh_train.model.weight_files import WeightFiles
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+MAX_NAMED = 3
 ParameterDtype = Literal["as_stored", "float32"]
+
+log = logging.getLogger(__name__)
 
 
 def is_matrix_product_weight(name: str) -> bool:
@@ -41,15 +48,15 @@ def save_model(
 ) -> Path:
     """Writes a checkpoint folder, whole or not at all, and returns it.
 
-    `bfloat16_products` stores the weights of the layers' matrix products in bf16, as the released base model does;
-    `records` are further text files by name.
+    Weights of the layers' matrix products keep their dtype, or are stored in bf16 (`bfloat16_products`) as in the
+    released base model; all others are stored in fp32. `records` are further text files by name.
     """
     folder = Path(folder)
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     tensors = {
-        name: _stored(tensor.bfloat16() if bfloat16_products and is_matrix_product_weight(name) else tensor)
+        name: _stored(tensor.to(_dtype_to_store(name, tensor, bfloat16_products=bfloat16_products)))
         for name, tensor in state_dict.items()
     }
     save_torch_state_dict(tensors, unfinished, max_shard_size=max_file_size)
@@ -61,6 +68,12 @@ def save_model(
     return folder
 
 
+def _dtype_to_store(name: str, tensor: Tensor, *, bfloat16_products: bool) -> torch.dtype:
+    if not is_matrix_product_weight(name):
+        return torch.float32
+    return torch.bfloat16 if bfloat16_products else tensor.dtype
+
+
 def _stored(tensor: Tensor) -> Tensor:
     """On the CPU, with a storage of its own size: a tensor gathered from uneven shards is a view of a longer one."""
     tensor = tensor.detach().cpu().contiguous()
@@ -68,10 +81,13 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def read_config(folder: str | Path) -> ModelConfig:
-    """Raises ValueError when the folder is no checkpoint."""
+    """Raises ValueError when the folder has no model config, or another architecture's."""
     file = Path(folder) / CONFIG_FILE
     if not file.is_file():
-        raise ValueError(f"{folder} is no checkpoint folder: it has no {CONFIG_FILE}")
+        raise ValueError(
+            f"{folder} is no checkpoint folder: it has no {CONFIG_FILE}. "
+            "Weights as released come without one: give the config of the architecture (configs/model/)"
+        )
     try:
         return ModelConfig.from_json(json.loads(file.read_text()))
     except (json.JSONDecodeError, TypeError) as error:
@@ -81,65 +97,90 @@ def read_config(folder: str | Path) -> ModelConfig:
 def load_model(
     folder: str | Path,
     *,
+    config: ModelConfig | None = None,
     compute_dtype: ComputeDtype = "bfloat16",
     parameter_dtype: ParameterDtype = "float32",
     device: str = "cpu",
+    attention: AttentionName | AttentionBackend = "auto",
     compile_layers: bool = False,
+    activation_checkpointing: ActivationCheckpointing = "none",
 ) -> SandwichTransformer:
-    """Builds the model of a checkpoint folder, without drawing weights first.
+    """Builds the model of a checkpoint folder on the device, without drawing weights or holding them twice.
 
-    Raises ValueError that lists every missing, unexpected and misshapen tensor and every unreadable file.
+    Args:
+        folder: of safetensors files, with an index when there are several.
+        config: of the architecture; by default the folder's own. Released weights come without one.
+        compute_dtype: of the layers' matrix products and attention.
+        parameter_dtype: "float32", or "as_stored" to keep the dtype of each matrix product's weights. Everything else
+            is float32 in any case: rounded norms, embedders and output layers change what the model makes.
+        device: where the weights are put.
+        attention, compile_layers, activation_checkpointing: as in `SandwichTransformer`.
+
+    Raises:
+        ValueError: lists every unreadable file and every missing, unexpected and misshapen tensor.
     """
-    config = read_config(folder)
-    files = weight_files(folder)
+    files = WeightFiles.scan(folder)
     with torch.device("meta"):
-        model = SandwichTransformer(config=config, compute_dtype=compute_dtype)
-    _require_fit(model, files)
-    for file in files:
-        with safe_open(file, framework="pt", device=device) as tensors:
-            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-        if parameter_dtype == "float32":
-            state = {name: tensor.float() for name, tensor in state.items()}
-        model.load_state_dict(state, strict=False, assign=True)
+        model = SandwichTransformer(
+            config=config or read_config(folder),
+            compute_dtype=compute_dtype,
+            attention=attention,
+            activation_checkpointing=activation_checkpointing,
+        )
+    names = _fitting_names(model, files)
+    log.info("reading %d tensors from %s", len(names), folder)
+    state = {
+        name: files.read(name, dtype=_dtype_to_hold(name, files, parameter_dtype), device=device) for name in names
+    }
+    model.load_state_dict(state, assign=True)
     if compile_layers:
         model.compile_layers()
     return model
 
 
-def weight_files(folder: str | Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder. Raises ValueError when there are none or one of the index lacks."""
-    folder = Path(folder)
-    index = folder / INDEX_FILE
-    if index.is_file():
-        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    else:
-        files = [folder / WEIGHTS_FILE]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise ValueError(f"{folder} lacks weight files: {', '.join(missing)}")
-    return files
+@torch.no_grad()
+def load_weights(model: SandwichTransformer, folder: str | Path) -> None:
+    """Fills a model that is built already, whole or sharded (FSDP2): each process reads only its own part of a tensor.
+
+    Parameters keep their dtype and device. For a model larger than one process's memory: build it on the meta device,
+    shard it, `model.to_empty(device=...)`, then fill it.
+
+    Raises:
+        ValueError: the model is still on the meta device; or as in `load_model`.
+    """
+    files = WeightFiles.scan(folder)
+    names = _fitting_names(model, files)
+    state = model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        raise ValueError("the model has no memory yet: call model.to_empty(device=...) after sharding, then fill it")
+    for name in names:
+        target = state[name]
+        if isinstance(target, DTensor):
+            sizes, starts = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+            part = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+            files.copy_into(target.to_local(), name, part)
+        else:
+            files.copy_into(target, name)
 
 
-def _require_fit(model: SandwichTransformer, files: list[Path]) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found: dict[str, tuple[int, ...]] = {}
-    faults = []
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            faults.append(f"unreadable (truncated?): {file.name}: {error}")
-    faults += [f"missing: {name} {shape}" for name, shape in wanted.items() if name not in found]
-    faults += [f"unexpected: {name} {shape}" for name, shape in found.items() if name not in wanted]
-    faults += [
-        f"misshapen: {name} is {shape}, the config wants {wanted[name]}"
-        for name, shape in found.items()
-        if name in wanted and shape != wanted[name]
-    ]
-    if faults:
-        raise ValueError(
-            f"the weights in {files[0].parent} do not fit its {CONFIG_FILE}:\n  "
-            + "\n  ".join(faults)
-            + "\nUse the folder's own config, or a checkpoint of this architecture."
+def _fitting_names(model: SandwichTransformer, files: WeightFiles) -> list[str]:
+    """All tensors of the model, when the files hold just these. Warns of those that were stored too coarsely."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    files.require_fit(shapes)
+    coarse = [n for n in shapes if not is_matrix_product_weight(n) and files.tensors[n].dtype != torch.float32]
+    if coarse:
+        log.warning(
+            "%s stores %d tensors in half precision that must be fp32 (%s%s): they are read as fp32, but what was "
+            "rounded away is lost; take a checkpoint with norms, embedders, output layers and rotary bands in fp32",
+            files.folder,
+            len(coarse),
+            ", ".join(coarse[:MAX_NAMED]),
+            ", ..." if len(coarse) > MAX_NAMED else "",
         )
+    return list(shapes)
+
+
+def _dtype_to_hold(name: str, files: WeightFiles, parameter_dtype: ParameterDtype) -> torch.dtype:
+    if parameter_dtype == "float32" or not is_matrix_product_weight(name):
+        return torch.float32
+    return files.tensors[name].dtype or torch.float32

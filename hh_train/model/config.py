@@ -31,6 +31,10 @@ class ModelConfig:
     patch: tuple[int, int, int] = (1, 2, 2)
     coordinates: Literal["v1", "v2"] = "v2"
     """How audio and text lie on the video's time axis: v2 in the base and distilled models, v1 in super-resolution."""
+    local_attention_layers: tuple[int, ...] = ()
+    """Layers in which a video token sees the video of near latent frames alone, and all audio and text of its clip."""
+    local_attention_frames: int = 11
+    """Latent frames that it sees to each side of its own."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -44,7 +48,11 @@ class ModelConfig:
             faults.append(
                 f"the patch volume {self.patch_volume} must divide video_in_channels {self.video_in_channels}"
             )
-        for name in ("mm_layers", "gelu7_layers"):
+        if self.local_attention_frames < 0:
+            faults.append(f"local_attention_frames {self.local_attention_frames} must be 0 or more")
+        if self.local_attention_layers and self.patch[0] != 1:
+            faults.append(f"local attention counts latent frames: a patch of {self.patch[0]} of them must be of 1")
+        for name in ("mm_layers", "gelu7_layers", "local_attention_layers"):
             beyond = [index for index in getattr(self, name) if not 0 <= index < self.num_layers]
             if beyond:
                 faults.append(f"{name} names layers {beyond}, but there are layers 0 to {self.num_layers - 1}")

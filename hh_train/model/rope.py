@@ -59,9 +59,15 @@ def coordinates(layouts: tuple[ClipLayout, ...], style: CoordinateStyle) -> Floa
     by (r-1)/(n-1): v2 lays L audio latents on (L-1)//4+1 video latents and gives all text the time 0; v1 lays audio on
     the clip's own video latents and text on [0, 1].
 
-    Raises ValueError for a single audio latent or text token where v1 would divide by zero.
+    Raises ValueError, saying which clip it is, for a single audio latent or text token where v1 would divide by zero.
     """
-    return torch.cat([_clip_coordinates(layout, style) for layout in layouts])
+    pieces = []
+    for index, layout in enumerate(layouts):
+        try:
+            pieces.append(_clip_coordinates(layout, style))
+        except ValueError as error:
+            raise ValueError(f"clip {index} of the pack (counted from 0): {error}") from error
+    return torch.cat(pieces)
 
 
 def _clip_coordinates(layout: ClipLayout, style: CoordinateStyle) -> Tensor:

@@ -12,15 +12,19 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from hh_train.model.attention import AttentionBackend, PerClipAttention
+from hh_train.model.attention import AttentionBackend, AttentionName, attention_backend, attention_pattern
 from hh_train.model.blocks import SandwichLayer, SequenceContext
 from hh_train.model.config import ModelConfig
-from hh_train.model.modality import ModalityLinear, ModalityRMSNorm
+from hh_train.model.modality import ModalityRMSNorm
+from hh_train.model.recompute import ActivationCheckpointing
 from hh_train.model.rope import RotaryBands, coordinates
+from hh_train.model.size import forward_flops
 from hh_train.types import PackedBatch, Prediction
 
 ComputeDtype = Literal["float32", "bfloat16"]
 NO_EXPERTS = (0, 0, 0)
+MAX_GRAPHS = 128
+"""Per half of a layer, of all models in a process."""
 
 
 class Adapter(nn.Module):
@@ -48,10 +52,15 @@ class Adapter(nn.Module):
 class Block(nn.Module):
     """The stack of layers."""
 
-    def __init__(self, config: ModelConfig, *, compute_dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, *, compute_dtype: torch.dtype, activation_checkpointing: ActivationCheckpointing
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            SandwichLayer(config, index=index, compute_dtype=compute_dtype) for index in range(config.num_layers)
+            SandwichLayer(
+                config, index=index, compute_dtype=compute_dtype, activation_checkpointing=activation_checkpointing
+            )
+            for index in range(config.num_layers)
         )
 
     @property
@@ -74,7 +83,11 @@ class SandwichTransformer(nn.Module):
     """Velocity of noised video and audio tokens, given each other and the text.
 
     Norms, embedders, the residual stream and the output layers compute in fp32; the layers' matrix products and
-    attention in `compute_dtype`. `compile_layers` compiles what stands before and after each attention.
+    attention in `compute_dtype`. `compile_layers` compiles what stands before and after each attention. `attention` is
+    a backend or the name of one; "auto" picks the best for the device at the first forward pass. With
+    `activation_checkpointing`, training keeps less for the backward pass and computes it again (model/recompute.py).
+
+    Raises ValueError for an attention backend that cannot run: it says what is missing.
     """
 
     def __init__(
@@ -82,14 +95,19 @@ class SandwichTransformer(nn.Module):
         *,
         config: ModelConfig,
         compute_dtype: ComputeDtype = "bfloat16",
-        attention: AttentionBackend | None = None,
+        attention: AttentionName | AttentionBackend = "auto",
         compile_layers: bool = False,
+        activation_checkpointing: ActivationCheckpointing = "none",
     ) -> None:
         super().__init__()
         self.config = config
-        self.attend: AttentionBackend = attention or PerClipAttention()
+        self.attend = attention_backend(attention, dtype=getattr(torch, compute_dtype), head_dim=config.head_dim)
         self.adapter = Adapter(config)
-        self.block = Block(config, compute_dtype=getattr(torch, compute_dtype))
+        self.block = Block(
+            config,
+            compute_dtype=getattr(torch, compute_dtype),
+            activation_checkpointing=activation_checkpointing,
+        )
         self.final_norm_video = ModalityRMSNorm(size=config.hidden_size, per_modality=False)
         self.final_norm_audio = ModalityRMSNorm(size=config.hidden_size, per_modality=False)
         self.final_linear_video = nn.Linear(config.hidden_size, config.video_in_channels, bias=False)
@@ -105,19 +123,31 @@ class SandwichTransformer(nn.Module):
 
     def init_weights(self) -> None:
         """Truncated normals of std 1/sqrt(fan in), projections into the residual stream 1/sqrt(2 layers) smaller, zeros
-        for the output layer (so that the first prediction is the mean, 0), the biases and the norms.
+        for biases and norms.
+
+        Video and audio embedders are orthogonal and the output layers their inverses, so that the first prediction
+        follows the noised token, which at high noise levels is nearly the velocity: the model need not learn first to
+        carry the noise through its residual stream.
         """
         residual_scale = (2 * self.config.num_layers) ** -0.5
         for name, parameter in self.named_parameters():
-            if parameter.dim() < 2 or name.startswith("final_linear"):
+            if parameter.dim() < 2:
                 nn.init.zeros_(parameter)
                 continue
             scale = residual_scale if name.endswith(("linear_proj.weight", "down_proj.weight")) else 1.0
             std = scale * parameter.shape[1] ** -0.5
             nn.init.trunc_normal_(parameter, std=std, a=-3 * std, b=3 * std)
+        _invert(self.adapter.video_embedder, self.final_linear_video, patch_volume=self.config.patch_volume)
+        _invert(self.adapter.audio_embedder, self.final_linear_audio)
 
     def compile_layers(self, *, backend: str = "inductor") -> None:
-        """Compiles what stands before and after each layer's attention, in one graph each, for any number of tokens."""
+        """Compiles what stands before and after each layer's attention, in one graph each, for any number of tokens.
+
+        All models of a process share the compiler's limit of graphs per function, so it is raised: each model takes
+        one for every kind of layer, with and without gradients, and further ones for packs that lack a modality.
+        """
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, MAX_GRAPHS)
         for name in ("before_attention", "after_attention"):
             method = torch.compile(getattr(SandwichLayer, name), dynamic=True, fullgraph=True, backend=backend)
             for layer in self.layers:
@@ -126,21 +156,25 @@ class SandwichTransformer(nn.Module):
     def forward(self, batch: PackedBatch) -> Prediction:
         """Raises ValueError when the pack's channels are not the model's."""
         self._check(batch)
-        axes = coordinates(batch.layouts, self.config.coordinates).to(batch.sequence_index.device)
-        context = SequenceContext(
-            rotary=self.adapter.rope(axes),
-            sequence_index=batch.sequence_index,
-            group_index=batch.group_index,
-            modality_counts=batch.modality_counts,
-            lengths=batch.lengths,
-            attend=self.attend,
-        )
-        x = self.block(self.adapter(batch), context)
+        x = self.block(self.adapter(batch), self.context(batch))
         video, audio, _ = x.split(batch.modality_counts)
         video = self._to_input_order(self.final_linear_video(self.final_norm_video(video, NO_EXPERTS)))
         audio = self.final_linear_audio(self.final_norm_audio(audio, NO_EXPERTS))
         # A modality that the whole pack lacks has zero rows and zero channels, in the pack as in the prediction.
         return Prediction(video=video[:, : batch.video.shape[1]], audio=audio[:, : batch.audio.shape[1]])
+
+    def context(self, batch: PackedBatch) -> SequenceContext:
+        """What the layers need to know of a pack."""
+        axes = coordinates(batch.layouts, self.config.coordinates).to(batch.sequence_index.device)
+        return SequenceContext(
+            rotary=self.adapter.rope(axes),
+            sequence_index=batch.sequence_index,
+            group_index=batch.group_index,
+            modality_counts=batch.modality_counts,
+            full_pattern=attention_pattern(batch.layouts),
+            local_pattern=attention_pattern(batch.layouts, self.config.local_attention_frames),
+            attend=self.attend,
+        )
 
     def _to_input_order(self, patches: Tensor) -> Tensor:
         """The released weights read patches channel-major (c pT pH pW) but write them channel-minor (pT pH pW c)."""
@@ -163,7 +197,14 @@ class SandwichTransformer(nn.Module):
 
     def forward_flops(self, batch: PackedBatch) -> int:
         """Floating point operations of a forward pass: matrix products and attention (backward costs twice that)."""
-        products = [module for module in self.block.modules() if isinstance(module, ModalityLinear)]
-        active = sum(product.weight.numel() // product.num_experts for product in products)
-        attention = 2 * self.config.num_layers * self.config.hidden_size * sum(n * n for n in batch.lengths)
-        return 2 * (active * batch.num_tokens + attention)
+        return forward_flops(self.config, batch.layouts)
+
+
+@torch.no_grad()
+def _invert(embedder: nn.Linear, output: nn.Linear, *, patch_volume: int = 1) -> None:
+    """Makes the embedder orthogonal, its embeddings of mean square 1 for such tokens, and the output its inverse."""
+    hidden_size, channels = embedder.weight.shape
+    gain = max(1.0, (hidden_size / channels) ** 0.5)
+    nn.init.orthogonal_(embedder.weight, gain=gain)
+    channel_major = embedder.weight.T / gain**2
+    output.weight.copy_(channel_major.unflatten(0, (-1, patch_volume)).transpose(0, 1).flatten(0, 1))

@@ -86,6 +86,13 @@ def test_tokens_are_counted_as_packed(make_clip: Make) -> None:
         ({"video": None, "audio": None}, "neither video nor audio"),
         ({"video": (2, 3, 4)}, "cannot be cut into patches"),
         ({"audio": 0}, "audio has zero length"),
+        ({"video": (0, 4, 2)}, "video has zero length"),
+        ({"text": 0}, "text has zero length"),
+        ({"num_given_frames": 3}, "3 of its 2 latent frames cannot be given"),
+        ({"video": None, "num_given_frames": 1}, "1 of its 0 latent frames cannot be given"),
+        ({"num_given_frames": 2, "audio_is_given": True}, "all that it has is given"),
+        ({"video": (1, 2, 2), "audio": None, "num_given_frames": 1}, "all that it has is given"),
+        ({"video": None, "audio_is_given": True}, "all that it has is given"),
     ],
 )
 def test_bad_clips_are_named(make_clip: Make, clip: dict, message: str) -> None:
@@ -93,11 +100,21 @@ def test_bad_clips_are_named(make_clip: Make, clip: dict, message: str) -> None:
         pack([make_clip("good"), make_clip("bad", **clip)], patch=PATCH)
 
 
-def test_nan_is_named(make_clip: Make) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["video", "audio", "text"])
+def test_values_that_are_not_finite_are_named(make_clip: Make, name: str, value: float) -> None:
     clip = make_clip("bad")
-    clip.audio[2, 1] = float("nan")
-    with pytest.raises(ValueError, match=r"'bad'.*audio latent holds NaN"):
-        pack([clip], patch=PATCH)
+    getattr(clip, name).view(-1)[3] = value
+    with pytest.raises(ValueError, match=rf"'bad'.*{name} latent holds NaN or infinite"):
+        pack([make_clip("good"), clip], patch=PATCH)
+
+
+def test_given_frames_are_whole_patches(make_clip: Make) -> None:
+    patch = (2, 2, 2)
+    with pytest.raises(ValueError, match=r"'bad': 1 given latent frames cannot be cut into patches of \(2, 2, 2\)"):
+        pack([make_clip("bad", video=(4, 2, 2), num_given_frames=1)], patch=patch)
+    batch = pack([make_clip("good", video=(4, 2, 2), num_given_frames=2)], patch=patch)
+    assert batch.video_is_given.tolist() == [True, False]
 
 
 def test_channels_must_agree(make_clip: Make) -> None:

@@ -115,6 +115,19 @@ def test_a_given_sound_survives(generator: ClipGenerator) -> None:
     assert torch.equal(made.audio, sound)
 
 
+def test_a_single_picture_is_a_clip_of_one_frame(generator: ClipGenerator) -> None:
+    picture = replace(request(generator, "picture", num_frames=1), audio=None)
+    assert picture.video.shape[1] == 1
+    (alone,) = generator.generate([picture], seed=0)
+    assert alone.audio is None and alone.clip.waveform is None
+    assert alone.clip.frames.shape == (1, 32, 16, 3)
+    packed, _ = generator.generate([picture, request(generator, "clip")], seed=0)
+    torch.testing.assert_close(packed.video, alone.video, atol=1e-4, rtol=0)
+    other = replace(picture, text=generator.tokenizers.text.encode("something else"))
+    (changed,) = generator.generate([other], seed=0)
+    assert (changed.video - alone.video).abs().max() > 1e-3
+
+
 def test_a_clip_without_sound_has_no_waveform(generator: ClipGenerator) -> None:
     (made,) = generator.generate([replace(request(generator), audio=None)], seed=0)
     assert made.audio is None and made.clip.waveform is None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +85,38 @@ def test_output_patches_are_channel_minor(tiny_model: SandwichTransformer) -> No
                 assert ours[channel, row, column] == (row * 2 + column) * 3 + channel
 
 
+@pytest.mark.parametrize("patch", [(1, 2, 2), (2, 1, 3)])
+def test_patches_are_read_channel_major_and_written_channel_minor(patch: tuple[int, int, int]) -> None:
+    """With layers that add nothing, an embedder that copies column k to channel k of the stream and an output layer
+    whose row (pT pH pW c) copies what column (c+1 pT pH pW) brought, every value moves to its own pixel one channel
+    down, divided by its patch's root mean square. Any other order on either side scatters values over the patch.
+    """
+    num_channels, volume = 3, patch[0] * patch[1] * patch[2]
+    size = num_channels * volume
+    config = ModelConfig(
+        num_layers=1, hidden_size=64, head_dim=16, num_query_groups=1, video_in_channels=size, audio_in_channels=5,
+        text_in_channels=7, mm_layers=(), gelu7_layers=(), patch=patch,
+    )  # fmt: skip
+    model = SandwichTransformer(config=config, compute_dtype="float32")
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        model.adapter.video_embedder.weight[:size] = torch.eye(size)
+        for channel in range(num_channels):
+            for place in range(volume):
+                column = (channel + 1) % num_channels * volume + place
+                model.final_linear_video.weight[place * num_channels + channel, column] = 1
+        latent = torch.randn(num_channels, 2, 4, 6, generator=torch.Generator().manual_seed(0))
+        batch = pack([LatentClip(key="a", video=latent, audio=None, text=torch.zeros(1, 7))], patch=patch)
+        prediction = model(batch)
+        velocity = unpack(batch.with_latents(prediction.video, prediction.audio), patch=patch)[0][0]
+    pooled = torch.nn.functional.avg_pool3d(latent.square().mean(0)[None, None], patch) * size / 64
+    root_mean_square = pooled.sqrt()[0, 0]
+    for axis, step in enumerate(patch):
+        root_mean_square = root_mean_square.repeat_interleave(step, axis)
+    torch.testing.assert_close(velocity, latent.roll(-1, 0) / root_mean_square, atol=1e-4, rtol=1e-4)
+
+
 clip_shapes = st.tuples(
     st.one_of(st.none(), st.tuples(st.integers(1, 3), st.sampled_from([2, 4]), st.sampled_from([2, 4]))),
     st.one_of(st.none(), st.integers(1, 9)),
@@ -95,6 +126,7 @@ clip_shapes = st.tuples(
 
 @given(shapes=st.lists(clip_shapes, min_size=2, max_size=5))
 def test_a_clip_in_a_pack_equals_the_clip_alone(shapes: list[tuple]) -> None:
+    """Its output, and the gradient of its squared output with respect to its own latents and text."""
     torch.manual_seed(0)
     config = ModelConfig(
         num_layers=4, hidden_size=32, head_dim=16, num_query_groups=1, video_in_channels=12, audio_in_channels=5,
@@ -103,6 +135,7 @@ def test_a_clip_in_a_pack_equals_the_clip_alone(shapes: list[tuple]) -> None:
     model = SandwichTransformer(config=config, compute_dtype="float32")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+        parameter.requires_grad_(False)
     clips = [
         LatentClip(
             key=str(i),
@@ -113,18 +146,25 @@ def test_a_clip_in_a_pack_equals_the_clip_alone(shapes: list[tuple]) -> None:
         for i, (video, audio, text) in enumerate(shapes)
     ]
 
-    def run(members: list[LatentClip]) -> list[tuple]:
+    def run(members: list[LatentClip]) -> list[tuple[torch.Tensor | None, ...]]:
+        """Of each clip: velocities of video and audio, gradients with respect to video, audio and text."""
         batch = pack(members, patch=PATCH)
-        prediction = model(batch)
-        return unpack(batch.with_latents(prediction.video, prediction.audio), patch=PATCH)
+        inputs = {name: getattr(batch, name).clone().requires_grad_() for name in ("video", "audio", "text")}
+        prediction = model(dataclasses.replace(batch, **inputs))
+        (0.5 * prediction.video.square().sum() + 0.5 * prediction.audio.square().sum()).backward()
+        velocities = unpack(batch.with_latents(prediction.video.detach(), prediction.audio.detach()), patch=PATCH)
+        video, audio, text = (x.grad if len(x) else x.detach() for x in inputs.values())
+        gradients = unpack(batch.with_latents(video, audio), patch=PATCH)
+        text_gradients = text.split([layout.text for layout in batch.layouts])
+        return [(*v, *g, t) for v, g, t in zip(velocities, gradients, text_gradients, strict=True)]
 
-    with torch.no_grad():
-        together = run(clips)
-        for clip, packed in zip(clips, together, strict=True):
-            for ours, alone in zip(packed, run([clip])[0], strict=True):
-                assert (ours is None) == (alone is None)
-                if ours is not None:
-                    torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
+    for clip, packed in zip(clips, run(clips), strict=True):
+        for ours, alone in zip(packed, run([clip])[0], strict=True):
+            assert (ours is None) == (alone is None)
+            if ours is not None:
+                largest = float(alone.abs().max())
+                assert largest > 0
+                torch.testing.assert_close(ours, alone, atol=1e-5 * max(1.0, largest), rtol=0)
 
 
 def test_gradients_do_not_cross_clips(tiny_model: SandwichTransformer, make_clip: Callable[..., LatentClip]) -> None:
@@ -161,23 +201,17 @@ def test_a_pack_without_a_modality_has_a_prediction_of_its_own_shape(
         assert all(parameter.grad is not None for parameter in tiny_model.parameters())  # as sharded training wants
 
 
-def test_a_fresh_model_predicts_zero(tiny_config: ModelConfig, make_clip: Callable[..., LatentClip]) -> None:
-    prediction = SandwichTransformer(config=tiny_config)(pack([make_clip("a")], patch=PATCH))
-    assert prediction.video.abs().max() == 0 and prediction.audio.abs().max() == 0
-
-
-def test_released_size() -> None:
-    """The 15B model of arXiv:2603.21986, counted on the meta device."""
-    config = ModelConfig(
-        num_layers=40, hidden_size=5120, head_dim=128, num_query_groups=8, video_in_channels=192, audio_in_channels=64,
-        text_in_channels=3584, mm_layers=(0, 1, 2, 3, 36, 37, 38, 39), gelu7_layers=(0, 1, 2, 3),
-    )  # fmt: skip
-    with torch.device("meta"):
-        model = SandwichTransformer(config=config)
-    assert sum(parameter.numel() for parameter in model.parameters()) == 15_299_419_136
-    assert len(model.state_dict()) == 331
-    assert model.state_dict()["block.layers.0.attention.linear_qkv.weight"].shape == (21624, 5120)
-    assert model.state_dict()["block.layers.5.mlp.up_gate_proj.weight"].shape == (27304, 5120)
+def test_a_fresh_model_predicts_the_noised_tokens(
+    tiny_config: ModelConfig, make_clip: Callable[..., LatentClip]
+) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny_config, hidden_size=256)
+    batch = pack([make_clip("a")], patch=PATCH)
+    batch = batch.with_latents(torch.randn_like(batch.video), torch.randn_like(batch.audio))
+    model = SandwichTransformer(config=config, compute_dtype="float32")
+    prediction = model(batch)
+    for found, wanted in ((prediction.video, batch.video), (prediction.audio, batch.audio)):
+        assert torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1] > 0.6
 
 
 def test_flops_count_active_products_and_attention(
@@ -195,40 +229,3 @@ def test_wrong_channels_are_named(tiny_model: SandwichTransformer) -> None:
     clip = LatentClip(key="a", video=torch.zeros(3, 1, 2, 2), audio=torch.zeros(1, 4), text=torch.zeros(1, 7))
     with pytest.raises(ValueError, match="audio tokens have 4 channels, the model reads 5"):
         tiny_model(pack([clip], patch=PATCH))
-
-
-COMPILED = """
-import torch
-from hh_train.data.packing import pack
-from hh_train.model.config import ModelConfig
-from hh_train.model.transformer import SandwichTransformer
-from hh_train.types import LatentClip
-
-torch.manual_seed(0)
-config = ModelConfig(
-    num_layers=4, hidden_size=32, head_dim=16, num_query_groups=1, video_in_channels=12, audio_in_channels=5,
-    text_in_channels=7, mm_layers=(0, 3), gelu7_layers=(0,),
-)
-model = SandwichTransformer(config=config, compute_dtype="float32")
-for parameter in model.parameters():
-    torch.nn.init.normal_(parameter, std=0.2)
-clips = [
-    LatentClip(key=str(n), video=torch.randn(3, n, 4, 2), audio=torch.randn(4 * n - 3, 5), text=torch.randn(n + 1, 7))
-    for n in (1, 2, 3)
-]
-batches = [pack(clips[:2], patch=(1, 2, 2)), pack(clips, patch=(1, 2, 2)), pack(clips[2:], patch=(1, 2, 2))]
-eager = [model(batch).video for batch in batches]
-model.compile_layers(backend="aot_eager")
-for batch, reference in zip(batches, eager):
-    torch.testing.assert_close(model(batch).video, reference, atol=1e-5, rtol=1e-5)
-breaks = sum(torch._dynamo.utils.counters["graph_break"].values())
-print("graphs", torch._dynamo.utils.counters["stats"]["unique_graphs"], "breaks", breaks)
-"""
-
-
-def test_compiled_layers_compute_the_same_in_whole_graphs() -> None:
-    """In a process of its own, since the compiler cannot look through this suite's run-time shape checks."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    words = done.stdout.split()
-    assert int(words[1]) >= 5 and int(words[3]) == 0  # three kinds of layer, two graphs each; one is shared

@@ -19,13 +19,15 @@ from hh_train.training.sharding import shard_layers
 from hh_train.types import LatentClip, PackedBatch
 
 
-def make_model() -> SandwichTransformer:
+def make_model(activation_checkpointing: str = "none") -> SandwichTransformer:
     torch.manual_seed(0)
     config = ModelConfig(
         num_layers=3, hidden_size=32, head_dim=16, num_query_groups=1, video_in_channels=12, audio_in_channels=5,
         text_in_channels=7, mm_layers=(0, 2), gelu7_layers=(0,),
     )  # fmt: skip
-    model = SandwichTransformer(config=config, compute_dtype="float32")
+    model = SandwichTransformer(
+        config=config, compute_dtype="float32", activation_checkpointing=activation_checkpointing
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
@@ -61,13 +63,18 @@ def step(model: SandwichTransformer, batch: PackedBatch) -> dict[str, object]:
 
 def main(path: str) -> None:
     dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("data_parallel",))
     batch = make_batch()
     sharded = make_model()
     num_parameters = sum(parameter.numel() for parameter in sharded.parameters())
-    shard_layers(sharded, init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("data_parallel",)))
+    shard_layers(sharded, mesh)
     share = sum(parameter.to_local().numel() for parameter in sharded.parameters()) / num_parameters
     units = [name for name, module in sharded.named_modules() if type(module).__name__.startswith("FSDP")]
     results = {"sharded": step(sharded, batch), "whole": step(make_model(), batch), "share": share, "units": units}
+    for kind in ("full", "selective"):
+        model = make_model(kind)
+        shard_layers(model, mesh)
+        results[kind] = step(model, batch)
     if dist.get_rank() == 0:
         torch.save(results, path)
     dist.destroy_process_group()

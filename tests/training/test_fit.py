@@ -101,13 +101,13 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
 
 
 def test_weights_come_from_the_seed_and_from_training(tiny_shards: Path, config: ModelConfig, tmp_path: Path) -> None:
-    """What makes the test above worth something: another seed gives other weights, and the output layer has moved."""
+    """What makes the test above worth something: another seed gives other weights, and the norms have moved."""
     one, other = (
         load_file(run(tiny_shards, config, tmp_path / str(seed), seed=seed) / "model.safetensors") for seed in (0, 1)
     )
     name = "block.layers.1.mlp.down_proj.weight"
     assert not torch.allclose(one[name], other[name], atol=1e-3)
-    assert one["final_linear_video.weight"].abs().max() > 1e-3  # zero in a fresh model
+    assert one["final_norm_video.weight"].abs().max() > 1e-3  # zero in a fresh model
 
 
 def test_the_export_says_where_it_comes_from(tiny_shards: Path, config: ModelConfig, tmp_path: Path) -> None:

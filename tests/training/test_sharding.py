@@ -45,3 +45,11 @@ def test_gradients_and_the_next_weights_are_the_same(results: dict[str, Any], ki
     for name, tensor in whole.items():
         torch.testing.assert_close(sharded[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
     assert all(tensor.abs().max() > 0 for tensor in whole.values())
+
+
+@pytest.mark.parametrize("activation_checkpointing", ["full", "selective"])
+def test_sharded_layers_may_recompute(results: dict[str, Any], activation_checkpointing: str) -> None:
+    kept, recomputed = results["sharded"], results[activation_checkpointing]
+    for name, gradient in kept["gradients"].items():
+        torch.testing.assert_close(recomputed["gradients"][name], gradient, atol=1e-6, rtol=1e-6, msg=name)
+    assert torch.equal(recomputed["video"], kept["video"])
