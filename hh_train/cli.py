@@ -26,6 +26,7 @@ STAGES = {
     "generate": "generate clips with sound from prompts",
     "evaluate": "score generated and real clips, and write the report",
     "export": "write an inference bundle, and verify it",
+    "plan": "say what a model needs on given GPUs, and whether it fits",
 }
 
 _FLAGS_WITH_VALUE: tuple[str, ...] = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun")
@@ -179,7 +180,7 @@ def _stand_alone(config: DictConfig, own: list[str], given: Sequence[str]) -> No
 
     apart = swept(own, given)
     arguments = own
-    if apart and "output" in config and not any(override.startswith("output=") for override in apart):
+    if apart and config.get("output") is not None and not any(override.startswith("output=") for override in apart):
         name = re.sub(r"[^\w.,=+-]+", "_", ",".join(apart))
         if len(name) > _MAX_NAME:
             name = f"{name[: _MAX_NAME - 20]}-{derived_seed(name):x}"
