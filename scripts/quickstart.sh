@@ -29,7 +29,7 @@ step() {
 }
 
 step footage python data/talking_heads/render.py --output "$HH_TRAIN_ROOT/footage" --languages en \
-    --clips-per-split train=600,validation=40,test=48 --digits 2-3 --size 64 --seed 0
+    --clips-per-split train=600,validation=40,test=48 --digits 2-3 --size 64 --framings close-up --head-motion 0.2 --seed 0
 step recognizer hh-train train_recognizer
 step shards hh-train tokenize recognizer="$HH_TRAIN_ROOT/recognizer"
 step teacher hh-train pretrain
