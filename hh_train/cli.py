@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STAGES = {
     "tokenize": "turn a folder of clips into latent shards",
+    "inspect": "decode random clips of latent shards, to look at (also: tokenize inspect)",
     "train_recognizer": "train the speech recognizer that scores word errors",
     "pretrain": "train the teacher on latent shards by flow matching",
     "distill": "distill the teacher into a student of few steps",
@@ -48,6 +49,8 @@ class JobError(Exception):
 def main() -> None:
     """The console command. Exit codes: 0 done, 1 failed, 2 wrong command or configuration, 130 interrupted."""
     arguments = sys.argv[1:]
+    if arguments[:2] == ["tokenize", "inspect"]:
+        arguments = sys.argv[1:] = arguments[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return

@@ -60,6 +60,7 @@ class Settings:
     tiny: bool
     presets: tuple[str, ...]
     rounds: int
+    tokens: int
     modes: tuple[str, ...]
     device: torch.device
     peak_tflops: float
@@ -224,14 +225,14 @@ def variants(config: ModelConfig, dtype: str, modes: Sequence[str]) -> dict[str,
 
 def bench_step(settings: Settings) -> None:
     rows = table(
-        "Training step on packs of mixed clips",
+        f"Training step on packs of up to {settings.tokens} tokens of mixed clips",
         "preset", "dtype", "mode", "share of its products' rate", "compiled / eager", "tokens/s",
     )  # fmt: skip
     modes = modes_for(settings)
     for preset in settings.presets:
         config = settings.config(preset)
-        budget = 4 * config.hidden_size
-        batches = [mixed_pack(config, budget=256 if settings.tiny else budget, seed=seed) for seed in range(3)]
+        budget = 256 if settings.tiny else settings.tokens
+        batches = [mixed_pack(config, budget=budget, seed=seed) for seed in range(3)]
         tokens = sum(batch.num_tokens for batch in batches)
         for dtype, torch_dtype in DTYPES.items():
             models = variants(config, dtype, modes)
@@ -550,6 +551,7 @@ def main() -> None:
     )
     parser.add_argument("--tiny", action="store_true", help="toy sizes; every part on any device")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=4096, help="budget of a pack in the step part")
     parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
     parser.add_argument("--threads", type=int, help="of the CPU; all by default")
     parser.add_argument("--peak-tflops", type=float, default=H100_DENSE_BF16_TFLOPS, help="of the device, bf16, dense")
@@ -562,6 +564,7 @@ def main() -> None:
         tiny=arguments.tiny,
         presets=tuple(arguments.presets),
         rounds=arguments.rounds,
+        tokens=arguments.tokens,
         modes=tuple(arguments.modes),
         device=torch.device("cpu"),
         peak_tflops=arguments.peak_tflops,

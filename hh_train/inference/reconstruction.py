@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from hh_train.data.clip_folder import write_described_clip
 from hh_train.data.footage import FootageClip, FootageFile, read_footage
-from hh_train.data.media import MediaReader, write_clip
+from hh_train.data.media import MediaReader
 from hh_train.metrics.recognizer import Recognizer
 from hh_train.metrics.wer import SpeechErrors, count_errors
 from hh_train.tokenizers import AudioTokenizer, VideoTokenizer
@@ -64,7 +64,7 @@ def measure_reconstruction(
             waveform=waveform,
             samples_per_second=original.samples_per_second,
         )
-        _write(output, item, decoded, statistics)
+        write_described_clip(output, decoded, item.metadata, record={"latent_statistics": statistics})
     means = {name: sum(values) / len(values) for name, values in measures.items()}
     num_units = sum(before.reference_units for before, _ in errors)
     if num_units:
@@ -105,11 +105,3 @@ def _loudness(waveform: Tensor) -> Tensor:
 
 def _statistics(latent: Tensor) -> dict[str, float]:
     return {"mean": float(latent.mean()), "std": float(latent.std())}
-
-
-def _write(folder: Path, item: FootageClip, decoded: Clip, statistics: Mapping[str, Mapping[str, float]]) -> None:
-    key = item.file.key
-    write_clip(folder / f"{key}.mp4", decoded)
-    (folder / f"{key}.txt").write_text(item.metadata.prompt.compose() + "\n", encoding="utf-8")
-    fields = {**item.metadata.to_json(), "latent_statistics": statistics}
-    (folder / f"{key}.json").write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

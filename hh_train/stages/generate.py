@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +11,8 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from hh_train.data.clip_folder import is_written, write_described_clip
 from hh_train.data.manifest import Manifest
-from hh_train.data.media import write_clip
 from hh_train.data.shards import read_latent_clips
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
@@ -74,7 +73,7 @@ def run(
         wanted = [(generator.request(metadata.key, prompt.compose(), num_frames=num_frames, size=size), metadata)]
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [pair for pair in wanted if not (folder / f"{pair[1].key}.json").is_file()]
+    missing = [pair for pair in wanted if not is_written(folder, pair[1].key)]
     log.info("%d clips to generate, %d there already, in %s", len(missing), len(wanted) - len(missing), folder)
     _generate(generator, missing, folder, clips_per_batch=clips_per_batch, seed=seed)
     return folder
@@ -102,9 +101,7 @@ def write_generated(
     folder: Path, generated: GeneratedClip, metadata: ClipMetadata, *, generator: ClipGenerator, seed: int
 ) -> None:
     """Writes the clip, its prompt and its record; the record last, so that it stands for the whole."""
-    write_clip(folder / f"{generated.key}.mp4", generated.clip)
-    (folder / f"{generated.key}.txt").write_text(metadata.prompt.compose() + "\n", encoding="utf-8")
-    record = metadata.to_json() | {
+    record = {
         "generation": {
             "seconds": generated.seconds,
             "num_function_evaluations": generated.num_evaluations,
@@ -114,10 +111,7 @@ def write_generated(
         },
         "latent_statistics": {"video": _statistics(generated.video), "audio": _statistics(generated.audio)},
     }
-    file = folder / f"{generated.key}.json"
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.rename(file)
+    write_described_clip(folder, generated.clip, metadata, record=record)
 
 
 def _statistics(latent: Tensor | None) -> dict[str, float] | None:

@@ -96,7 +96,7 @@ def plan_record(plan: Plan, columns: Mapping[ActivationCheckpointing, Plan], cha
     """All numbers of the plan; bytes and seconds for each kind of activation checkpointing."""
     config, layout = plan.workload.config, plan.layout
     counts = parameter_counts(config)
-    forward = forward_flops(config, [layout])
+    forward = float(forward_flops(config, [layout]))
     return {
         "kind": plan.workload.kind,
         "parameters": {**asdict(counts), "total": counts.total},

@@ -1,0 +1,88 @@
+"""The plan of the released model against its known arithmetic, and what a user reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hh_train.runtime.composition import compose_config
+from hh_train.runtime.config import config_faults, instantiate
+
+GB = 1e9
+
+
+def plan(*overrides: str) -> dict[str, Any]:
+    config = compose_config("plan", list(overrides))
+    assert not config_faults(config)
+    record: dict[str, Any] = instantiate(config)
+    return record
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """5 s at 256 x 448 on 16 H100, sharded, without EMA."""
+    return plan("num_gpus=16", "module.ema=false", f"output={tmp_path_factory.mktemp('plan')}")
+
+
+def test_parameters_and_tokens_of_the_released_model(released: dict[str, Any]) -> None:
+    parameters = released["parameters"]
+    assert parameters["total"] == 15_299_419_136
+    assert parameters["active_in_layers"] == 10_913_064_960
+    assert released["clip"]["video_grid"] == [32, 8, 14]
+    assert (released["clip"]["video_tokens"], released["clip"]["text_tokens"]) == (3584, 300)
+    assert released["clip"]["training_flops"] == pytest.approx(302e12, rel=0.02)
+
+
+def test_memory_and_time_of_the_released_model(released: dict[str, Any]) -> None:
+    """16 bytes a parameter over 16 devices; time is operations over what an H100 reaches at 40 %."""
+    for kind, device in released["bytes_per_device"].items():
+        state = sum(device[name] for name in ("weights", "gradients", "optimizer", "ema", "frozen"))
+        assert state / GB == pytest.approx(15.3, rel=0.002)
+        assert state < device["peak"]
+        assert released["fits"][kind] == (device["peak"] <= 0.92 * 80 * 2**30)
+    kept = [released["bytes_per_device"][kind]["activations"] for kind in ("none", "selective", "full")]
+    assert kept[0] > kept[1] > kept[2] > 0
+    seconds = released["step_seconds"]
+    assert seconds["none"] == pytest.approx(released["clip"]["training_flops"] / (989e12 * 0.4))
+    assert seconds["full"] == pytest.approx(4 / 3 * seconds["none"])
+
+
+def test_the_record_is_written(tmp_path: Path) -> None:
+    record = plan("model=cpu", "gpu=rtx4090", "num_gpus=1", f"output={tmp_path}", "clip.size=[64,64]", "clip.seconds=2")
+    assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(json.dumps(record))
+    assert record["fits"][record["activation_checkpointing"]]
+
+
+def test_what_does_not_fit_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    record = plan("model=sandwich_1b3", "gpu=rtx4090", "num_gpus=2", "strategy=ddp")
+    assert not any(record["fits"].values())
+    printed = capsys.readouterr().out
+    assert "It does not fit" in printed
+    assert record["changes"] and all(change in printed for change in record["changes"])
+    assert "strategy=fsdp" in " ".join(record["changes"])
+
+
+@pytest.mark.parametrize("kind", ["distill", "inference"])
+def test_other_uses_of_the_model(kind: str) -> None:
+    """Distillation holds student, critic and a frozen teacher, inference frozen weights alone."""
+    record = plan("model=sandwich_50m", "num_gpus=8", f"module.kind={kind}")
+    device, total = next(iter(record["bytes_per_device"].values())), record["parameters"]["total"]
+    trained = 2 if kind == "distill" else 0
+    assert device["optimizer"] == pytest.approx(trained * 8 * total / 8)
+    assert device["frozen"] == pytest.approx(4 * total / 8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["num_gpus=0"], "num_gpus 0"),
+        (["mfu=1.5"], "mfu 1.5"),
+        (["clip.size=[272,448]"], "272 x 448"),
+    ],
+)
+def test_bad_numbers_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(*overrides)
