@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
 
+from hh_train.data.captions import metadata_beside
 from hh_train.data.media import MediaReader
+from hh_train.data.media_folder import MEDIA_SUFFIXES, FoundMedia, media_below
+from hh_train.data.raw_shards import unpack_shard
+from hh_train.data.tables import TABLE_SUFFIXES, read_table
 from hh_train.types import Clip, ClipMetadata, Prompt
 
-MEDIA_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 SPLITS = ("train", "validation", "test")
+_MAX_KEY_BYTES = 150
+"""Keys are names of files too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FootageFile:
-    """A media file of a footage folder, with the name and the split that its clip gets."""
+    """A media file of footage, with the name and the split that its clip gets."""
 
     path: Path
     key: str
-    """Unique in the folder; without dots and slashes, as the names in a shard must be."""
+    """Unique in the footage; without dots and slashes, as the names in a shard must be."""
     split: str
     """train, validation or test."""
+    metadata: ClipMetadata | None = None
+    """What a table says of the clip; None when all that is known lies beside the media. See `read_metadata`."""
+    problem: str | None = None
+    """Why the clip cannot be used, where that is known before its media is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,51 +57,96 @@ class DroppedClip:
     reason: str
 
 
-def find_footage(folder: str | Path, *, held_out_share: float = 0.05) -> tuple[FootageFile, ...]:
-    """The media files below a folder, sorted by split and key.
+def find_footage(
+    source: str | Path, *, held_out_share: float = 0.05, unpack_to: str | Path | None = None
+) -> tuple[FootageFile, ...]:
+    """The media files of a source, sorted by split and key; those that cannot be used too, with their problem.
 
-    Files below `train/`, `validation/` and `test/` belong to that split. A folder without these is one set: of the
-    clips in the order of a hash of their names, the first `held_out_share` go to validation, as many to test (one each
-    at the least, where there are three), the rest to training.
+    A source is a folder of media; a table of them (.csv, .tsv, .json, .jsonl: see `hh_train.data.tables`); or a tar of
+    raw clips, or a folder of such tars and no media, which are unpacked.
+
+    Files below `train/`, `validation/` and `test/` belong to that split, and so do rows of a table whose column says
+    so and tars whose names start so. A source that says nothing is one set: of the clips in the order of a hash of
+    their names, the first `held_out_share` go to validation, as many to test (one each at the least, where there are
+    three), the rest to training.
+
+    Args:
+        source: the folder, table or tar.
+        held_out_share: for validation, and as much for test, where the source names no splits.
+        unpack_to: the folder that tars are unpacked into.
 
     Raises:
-        ValueError: the folder is missing or has no media, two files would get the same key, or the share is no share.
+        ValueError: the source is missing or has no media, tars have no folder to go to, or the share is no share.
     """
-    root = Path(folder)
+    root = Path(source)
     if not 0.0 <= held_out_share < 0.5:
         raise ValueError(f"got held_out_share {held_out_share}; wanted a number from 0 to below 0.5")
-    if not root.is_dir():
-        raise ValueError(f"the footage folder {root} does not exist: render or copy clips into it, or change `footage`")
-    split_folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
-    if split_folders:
-        found = [file for split, base in split_folders.items() for file in _media(base, split)]
-    else:
-        found = _split_by_hash(_media(root, "train"), held_out_share)
+    if not root.exists():
+        kind = "table" if root.suffix.lower() in TABLE_SUFFIXES else "folder"
+        raise ValueError(f"the footage {kind} {root} does not exist: render or copy clips into it, or change `footage`")
+    found = _found_in(root, None if unpack_to is None else Path(unpack_to))
     if not found:
-        raise ValueError(
-            f"the footage folder {root} holds no media: wanted files ending in {', '.join(MEDIA_SUFFIXES)}"
-        )
-    taken: dict[str, Path] = {}
-    for file in found:
-        other = taken.setdefault(file.key, file.path)
-        if other is not file.path:
-            raise ValueError(f"{other} and {file.path} would both be the clip {file.key!r}: rename one of them")
-    return tuple(sorted(found, key=lambda file: (SPLITS.index(file.split), file.key)))
+        raise ValueError(f"the footage {root} holds no media: wanted files ending in {', '.join(MEDIA_SUFFIXES)}")
+    files = _with_keys(found)
+    if not any(media.split for media in found):
+        files = _split_by_hash(files, held_out_share)
+    return tuple(sorted(files, key=lambda file: (SPLITS.index(file.split), file.key)))
 
 
-def _media(folder: Path, split: str) -> list[FootageFile]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+def _found_in(root: Path, unpack_to: Path | None) -> list[FoundMedia]:
+    if root.is_file() and root.suffix.lower() in TABLE_SUFFIXES:
+        return read_table(root)
+    if root.is_file() and root.suffix.lower() != ".tar":
+        raise ValueError(f"the footage {root} is a single file; wanted a folder, a .tar or a table ({TABLE_SUFFIXES})")
+    if root.is_dir():
+        folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
+        if folders:
+            found = [replace(m, split=split) for split, folder in folders.items() for m in media_below(folder)]
+        else:
+            found = media_below(root)
+        if found:
+            return found
+    shards = [root] if root.is_file() else sorted(path for path in root.rglob("*.tar") if path.is_file())
+    if shards and unpack_to is None:
+        raise ValueError(f"the footage {root} is in tars; wanted a folder to unpack them into (unpack_to)")
+    base = root.parent if root.is_file() else root
     return [
-        FootageFile(path=path, key=re.sub(r"[^\w-]+", "_", name), split=split)
-        for path, name in zip(paths, names, strict=True)
-        if not path.name.startswith(".")
+        media
+        for shard in shards
+        if unpack_to is not None
+        for media in unpack_shard(shard, unpack_to, name=shard.relative_to(base).with_suffix("").as_posix())
     ]
+
+
+def _with_keys(found: Sequence[FoundMedia]) -> list[FootageFile]:
+    """Keys are names with `_` for all but letters, digits and hyphens; those that would be equal get a hash as well."""
+    plain = [_plain_key(media.name) for media in found]
+    counts = Counter(plain)
+    files: list[FootageFile] = []
+    taken: Counter[str] = Counter()
+    for media, name in zip(found, plain, strict=True):
+        key = name
+        if counts[name] > 1 or len(name.encode()) > _MAX_KEY_BYTES:
+            digest = hash_order(f"{media.split}/{media.name}").hex()[:8]
+            key = f"{name.encode()[:_MAX_KEY_BYTES].decode(errors='ignore')}-{digest}"
+        taken[key] += 1
+        if taken[key] > 1:  # one file in several rows of a table
+            key = f"{key}-{taken[key]}"
+        files.append(
+            FootageFile(
+                path=media.path, key=key, split=media.split or "train", metadata=media.metadata, problem=media.problem
+            )
+        )
+    return files
+
+
+def _plain_key(name: str) -> str:
+    return re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFC", PurePath(name).with_suffix("").as_posix()))
 
 
 def hash_order(key: str) -> bytes:
     """A fixed order that has nothing to do with names, the same on every machine."""
-    return hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
 
 
 def _split_by_hash(files: list[FootageFile], share: float) -> list[FootageFile]:
@@ -106,39 +159,48 @@ def _split_by_hash(files: list[FootageFile], share: float) -> list[FootageFile]:
     return held_out + ordered[2 * count :]
 
 
-def read_metadata(file: FootageFile) -> ClipMetadata:
-    """What lies beside the media: `<name>.json` with `ClipMetadata`'s fields, or else the caption in `<name>.txt`.
+def read_metadata(file: FootageFile, *, caption_required: bool = True) -> ClipMetadata:
+    """What the source says of the clip, completed by what lies beside the media.
+
+    That is `<name>.json` with `ClipMetadata`'s fields, or else the caption in `<name>.txt`.
+
+    Args:
+        file: as found.
+        caption_required: otherwise a clip that has none gets an empty description.
 
     Raises:
-        ValueError: there is neither, or it cannot be understood.
+        ValueError: the file has a problem, there is no caption, or what there is cannot be understood.
     """
-    fields_path, caption_path = file.path.with_suffix(".json"), file.path.with_suffix(".txt")
-    if fields_path.is_file():
-        try:
-            fields = json.loads(fields_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"the .json beside the clip is not JSON: {error}") from error
-        if isinstance(fields, Mapping) and "description" in fields:
-            return _metadata_from_fields(fields, file.key)
-    if not caption_path.is_file():
-        raise ValueError("no caption: wanted a .txt, or a .json with a description, beside the media file")
-    caption = caption_path.read_text(encoding="utf-8").strip()
-    if not caption:
+    if file.problem is not None:
+        raise ValueError(file.problem)
+    given = file.metadata
+    if given is None or not given.prompt.description:
+        given = _completed(given, metadata_beside(file.path, file.key))
+    if given is not None and (given.prompt.description or not caption_required):
+        return replace(given, key=file.key)
+    if not caption_required:
+        return ClipMetadata(key=file.key, prompt=Prompt(description=""))
+    if file.path.with_suffix(".txt").is_file():
         raise ValueError("no caption: the .txt is empty")
-    prompt = Prompt.parse(caption)
-    spoken = " ".join(line.line for line in prompt.dialogue)
-    return ClipMetadata(key=file.key, prompt=prompt, transcript=spoken or None)
+    raise ValueError("no caption: wanted a .txt, or a .json with a description, beside the media file")
 
 
-def _metadata_from_fields(fields: Mapping[str, Any], key: str) -> ClipMetadata:
-    for name in ("description", "background_sound", "transcript", "language", "speaker"):
-        value = fields.get(name)
-        if not isinstance(value, str) and (value is not None or name == "description"):
-            raise ValueError(f"the .json beside the clip has malformed fields: {name} is {value!r}, wanted text")
-    try:
-        return ClipMetadata.from_json({**fields, "key": key})
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"the .json beside the clip has malformed fields: {error}") from error
+def _completed(given: ClipMetadata | None, beside: ClipMetadata | None) -> ClipMetadata | None:
+    """What a table says without a caption, with the caption that lies beside the media."""
+    if given is None or beside is None:
+        return given or beside
+    prompt = Prompt(
+        description=beside.prompt.description,
+        dialogue=given.prompt.dialogue or beside.prompt.dialogue,
+        background_sound=given.prompt.background_sound or beside.prompt.background_sound,
+    )
+    return replace(
+        given,
+        prompt=prompt,
+        transcript=given.transcript or beside.transcript,
+        language=given.language or beside.language,
+        speaker=given.speaker or beside.speaker,
+    )
 
 
 def read_clip(file: FootageFile, reader: MediaReader) -> FootageClip | DroppedClip:

@@ -27,6 +27,10 @@ class SampleRecord:
     """Latent frames, rows, columns."""
     audio: int | None
     text: int
+    offset: int | None = None
+    """Where in the shard the bytes of its latents begin; None when that was not written down."""
+    num_bytes: int | None = None
+    """Of its latents in the shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,8 @@ class Manifest:
     shards: tuple[ShardRecord, ...]
     reconstruction: Mapping[str, float] = field(default_factory=dict)
     """Measures of the codecs on held-out clips."""
+    accounting: Mapping[str, Any] = field(default_factory=dict)
+    """Clips by size and length, and those left out by stage and reason; see `hh_train.data.accounting`."""
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
@@ -123,11 +129,16 @@ class Manifest:
             raise ValueError(
                 f"no {MANIFEST_FILE} in {folder}: run `hh-train tokenize` to its end, or change the shards' folder"
             )
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls.parse(path.read_bytes(), source=str(path))
+
+    @classmethod
+    def parse(cls, text: str | bytes, *, source: str) -> Manifest:
+        """Reads the contents of a `manifest.json`. Raises ValueError, naming `source`, when its schema is another."""
+        fields = json.loads(text)
         version = fields.pop("schema_version", None)
         if version != SCHEMA_VERSION:
             raise ValueError(
-                f"{path} has schema version {version}, wanted {SCHEMA_VERSION}: tokenize again with overwrite=true"
+                f"{source} has schema version {version}, wanted {SCHEMA_VERSION}: tokenize again with overwrite=true"
             )
         fields.pop("statistics")
         fields["tokenizers"] = {name: TokenizerRecord(**record) for name, record in fields["tokenizers"].items()}

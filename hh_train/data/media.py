@@ -3,39 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import torch
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
+from hh_train.data.containers import (
+    enter,
+    first_frame,
+    opened,
+    picture_stream,
+    require_content,
+    sound_track,
+    stated_end_seconds,
+    told_as_media_error,
+)
+from hh_train.data.decoding import (
+    MAX_GAP_SECONDS,
+    FrameSampler,
+    decode,
+    frame_period,
+    pixel_aspect,
+    upright_size,
+)
+from hh_train.data.pictures import MediaError, Pixels, image_size, is_image, read_image, resize_and_crop
+from hh_train.data.sound_track import Samples, resample
 from hh_train.types import Clip
 
-Pixels = NDArray[np.uint8]
-Samples = NDArray[np.float32]
+__all__ = ["MediaError", "MediaInfo", "MediaReader", "resample", "resize_and_crop", "write_clip"]
+
+_PREROLLS_SECONDS = (1.0, 10.0)
+"""Decoded before a window, so that the sound decoder has settled and no sound that is stored earlier is missed."""
+_PLAUSIBLE_SECONDS = 12 * 3600.0
+_PLAUSIBLE_BYTES_PER_SECOND = 1000.0
 
 
-class MediaError(ValueError):
-    """A file that cannot be read as a clip; the message is the reason."""
+@dataclass(frozen=True, kw_only=True)
+class MediaInfo:
+    """What a file says of itself, before it is decoded."""
+
+    seconds: float
+    """Of the picture, from its first frame on; 0 for an image."""
+    height: int
+    """Of the upright picture with square pixels; likewise `width`."""
+    width: int
+    frames_per_second: float
+    """On average; 0 for an image."""
+    has_audio: bool
+    is_image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaReader:
     """Reads media files as clips of one frame rate, sample rate and, if wanted, size.
 
-    Frames are the nearest in time at the wanted rate. With a size, the picture is cropped about its center to the
-    wanted proportions, then scaled. The clip starts with the first frame; sound before it is cut, and what is missing
-    after it is silence.
+    Frames are those on display in the middle of each tick of the wanted rate. With a size, the picture is cropped about
+    its center to the wanted proportions, then scaled. Time counts from the first frame; sound before it is cut, and
+    what is missing after it is silence. What a file is, its first bytes say, not its name. An image is a clip of one
+    frame.
+
+    A file that ends early, or whose time stamps leap, is read up to there. One that is damaged in the middle of what
+    is wanted is refused.
     """
 
     frames_per_second: float = 25.0
@@ -45,175 +81,161 @@ class MediaReader:
     frame_multiple: int = 4
     """Clips are cut to k * frame_multiple + 1 frames."""
     min_frames: int = 5
+    """Of a video; images have one."""
     max_frames: int | None = None
 
-    def read(self, path: str | Path) -> Clip:
-        """Decodes the file from its start. A file without a sound track gives a clip without waveform.
+    def read(
+        self,
+        path: str | Path,
+        *,
+        start_seconds: float = 0.0,
+        max_frames: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Clip:
+        """Decodes a file, or the part of it from `start_seconds` on. Without a sound track there is no waveform.
+
+        Args:
+            start_seconds: after the first frame; exact to the frame, wherever the file can be entered.
+            max_frames: instead of the reader's own.
+            size: instead of the reader's own.
 
         Raises:
-            MediaError: the file is missing, no video, damaged, or too short.
+            MediaError: the file is missing, no picture, damaged, or too short.
         """
-        try:
-            with av.open(str(path), "r") as container:
-                return self._read(container)
-        except av.error.FFmpegError as error:
-            raise MediaError(f"cannot be read as media: {error.strerror or error}") from error
+        if not 0.0 <= start_seconds < float("inf"):
+            raise ValueError(f"got start_seconds {start_seconds}; wanted zero or more")
+        file = Path(path)
+        size = self.size if size is None else size
+        max_frames = self.max_frames if max_frames is None else max_frames
+        with told_as_media_error():
+            require_content(file)
+            if is_image(file):
+                return self._image(read_image(file), size)
+            return self._video(file, start_seconds, max_frames, size)
 
-    def _read(self, container: InputContainer) -> Clip:
-        if not container.streams.video:
-            raise MediaError("has no picture: wanted a video stream")
-        video = container.streams.video[0]
-        video.codec_context.thread_count = 1
-        sound = _SoundTrack(container.streams.audio[0]) if container.streams.audio else None
-        picture = _FrameSampler(reader=self, stream=video)
-        streams: list[VideoStream | AudioStream] = [video]
-        if sound is not None:
-            streams.append(sound.stream)
-        for packet in container.demux(streams):
-            for frame in packet.decode():
-                if isinstance(frame, VideoFrame) and not picture.is_full:
-                    picture.add(frame)
-                elif isinstance(frame, AudioFrame) and sound is not None:
-                    sound.add(frame)
-            if picture.is_full and (sound is None or sound.end_seconds >= picture.end_seconds):
-                break
-        frames = picture.finish()
-        count = self._usable(len(frames))
-        waveform = None
-        if sound is not None:
-            num_samples = round(count * self.samples_per_second / self.frames_per_second)
-            waveform = sound.waveform(picture.start_seconds, num_samples, self.samples_per_second)
+    def probe(self, path: str | Path) -> MediaInfo:
+        """What the file says of itself. Decodes its first frame alone.
+
+        Where the stated length is missing or not plausible, it is that of the packets.
+
+        Raises:
+            MediaError: the file is missing, has no picture, or its first frame cannot be decoded.
+        """
+        file = Path(path)
+        with told_as_media_error():
+            require_content(file)
+            if is_image(file):
+                height, width = image_size(file)
+                return MediaInfo(
+                    seconds=0.0, height=height, width=width, frames_per_second=0.0, has_audio=False, is_image=True
+                )
+            return _probe(file)
+
+    def _image(self, pixels: Pixels, size: tuple[int, int] | None) -> Clip:
+        if size is not None and pixels.shape[:2] != size:
+            pixels = resize_and_crop(pixels, height=size[0], width=size[1])
+        return self._clip(pixels[None], None)
+
+    def _video(self, path: Path, start: float, max_frames: int | None, size: tuple[int, int] | None) -> Clip:
+        if start == 0.0:
+            return self._window(path, None, (), max_frames, size)
+        with opened(path) as container:
+            origin = first_frame(container, picture_stream(container))[1]
+        prerolls = tuple(preroll for preroll in _PREROLLS_SECONDS if preroll < start)
+        return self._window(path, origin + start, prerolls, max_frames, size)
+
+    def _window(
+        self,
+        path: Path,
+        start: float | None,
+        prerolls: tuple[float, ...],
+        max_frames: int | None,
+        size: tuple[int, int] | None,
+    ) -> Clip:
+        """The clip from the time stamp `start` on; from the first frame for None.
+
+        The file is entered the first of `prerolls` seconds before; where that turns out too late, the next of them; or
+        else at its start.
+        """
+        with opened(path) as container:
+            stream = picture_stream(container)
+            sound = sound_track(container)
+            picture = FrameSampler(
+                frames_per_second=self.frames_per_second,
+                stream=stream,
+                size=size,
+                max_frames=max_frames,
+                start_seconds=start,
+                stated_end_seconds=stated_end_seconds(container, stream),
+            )
+            if start is None or not prerolls:
+                decode(container, picture, sound)
+            else:
+                if enter(container, stream, start - prerolls[0]):
+                    decode(container, picture, sound)
+                if picture.first_seconds is None or picture.first_seconds > start:
+                    return self._window(path, start, prerolls[1:], max_frames, size)
+            if picture.first_seconds is None:
+                raise MediaError("cannot be read as media: no picture can be decoded")
+            count = self._usable(len(picture.frames), max_frames)
+            waveform = None
+            if sound is not None and picture.start_seconds is not None:
+                num_samples = round(count * self.samples_per_second / self.frames_per_second)
+                waveform = sound.waveform(picture.start_seconds, num_samples, self.samples_per_second)
+        return self._clip(np.stack(picture.frames[:count]), waveform)
+
+    def _clip(self, frames: Pixels, waveform: Samples | None) -> Clip:
         return Clip(
-            frames=torch.from_numpy(np.stack(frames[:count])),
+            frames=torch.from_numpy(frames),
             frames_per_second=self.frames_per_second,
             waveform=None if waveform is None else torch.from_numpy(waveform),
             samples_per_second=self.samples_per_second,
         )
 
-    def _usable(self, num_frames: int) -> int:
+    def _usable(self, num_frames: int, max_frames: int | None) -> int:
         """The frames to keep of those there are."""
         if num_frames < self.min_frames:
             raise MediaError(
                 f"is too short: {num_frames} frames at {self.frames_per_second:g} a second, "
                 f"wanted {self.min_frames} at the least"
             )
-        limit = num_frames if self.max_frames is None else min(num_frames, self.max_frames)
+        limit = num_frames if max_frames is None else min(num_frames, max_frames)
         return (limit - 1) // self.frame_multiple * self.frame_multiple + 1
 
 
-def resize_and_crop(pixels: Pixels, *, height: int, width: int) -> Pixels:
-    """The largest central part of [H, W, 3] with the proportions of the wanted size, scaled to it."""
-    rows, columns = pixels.shape[:2]
-    scale = min(rows / height, columns / width)
-    kept_rows, kept_columns = min(rows, round(height * scale)), min(columns, round(width * scale))
-    top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
-    part = np.ascontiguousarray(pixels[top : top + kept_rows, left : left + kept_columns])
-    method = cv2.INTER_AREA if scale >= 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(part, (width, height), interpolation=method), dtype=np.uint8)
+def _probe(path: Path) -> MediaInfo:
+    with opened(path) as container:
+        stream = picture_stream(container)
+        has_audio = sound_track(container) is not None
+        frame, start = first_frame(container, stream)
+        height, width = upright_size(frame, pixel_aspect(stream))
+        period = frame_period(stream)
+        seconds = (stated_end_seconds(container, stream) or start) - start
+    plausible = min(_PLAUSIBLE_SECONDS, path.stat().st_size / _PLAUSIBLE_BYTES_PER_SECOND)
+    if not 0.0 < seconds <= plausible:
+        seconds = _seconds_of_packets(path, start)
+    rate = 1 / period if period else 0.0
+    return MediaInfo(seconds=seconds, height=height, width=width, frames_per_second=rate, has_audio=has_audio)
 
 
-@dataclass(kw_only=True)
-class _FrameSampler:
-    """Takes decoded frames in time order and keeps, for each tick of the wanted rate, the one nearest in time."""
-
-    reader: MediaReader
-    stream: VideoStream
-    frames: list[Pixels] = field(default_factory=list)
-    start_seconds: float = 0.0
-    _reformatter: VideoReformatter = field(default_factory=VideoReformatter)
-    _last: VideoFrame | None = None
-    _last_seconds: float = 0.0
-    _last_pixels: Pixels | None = None
-    _count: int = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self.reader.max_frames is not None and len(self.frames) >= self.reader.max_frames
-
-    @property
-    def end_seconds(self) -> float:
-        return self.start_seconds + len(self.frames) / self.reader.frames_per_second
-
-    @property
-    def _source_period(self) -> float:
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        return float(1 / rate) if rate else 1 / self.reader.frames_per_second
-
-    def add(self, frame: VideoFrame) -> None:
-        stamped = frame.pts is not None and frame.time is not None
-        seconds = frame.time if stamped else self.start_seconds + self._count * self._source_period
-        if self._last is None:
-            self.start_seconds = seconds
-        else:
-            self._fill_until((self._last_seconds + seconds) / 2)
-        self._last, self._last_seconds, self._last_pixels = frame, seconds, None
-        self._count += 1
-
-    def finish(self) -> list[Pixels]:
-        """The frames up to the end of the last one's duration."""
-        if self._last is not None:
-            self._fill_until(self._last_seconds + self._source_period * 0.999)
-        return self.frames
-
-    def _fill_until(self, seconds: float) -> None:
-        assert self._last is not None
-        while not self.is_full and self.end_seconds < seconds:
-            if self._last_pixels is None:
-                self._last_pixels = self._to_pixels(self._last)
-            self.frames.append(self._last_pixels)
-
-    def _to_pixels(self, frame: VideoFrame) -> Pixels:
-        """One frame as RGB at the wanted size, turned upright."""
-        pixels = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), dtype=np.uint8)
-        if frame.rotation % 360:
-            pixels = np.rot90(pixels, k=round(frame.rotation / 90) % 4)
-        size = self.reader.size
-        if size is None or pixels.shape[:2] == size:
-            return np.ascontiguousarray(pixels)
-        return resize_and_crop(pixels, height=size[0], width=size[1])
-
-
-class _SoundTrack:
-    """Collects decoded sound with its time stamps, mixed to mono at the file's own rate."""
-
-    def __init__(self, stream: AudioStream) -> None:
-        self.stream = stream
-        stream.codec_context.thread_count = 1
-        self.end_seconds = 0.0
-        self._rate = stream.rate
-        self._mixer = av.AudioResampler(format="fltp", layout="mono", rate=stream.rate)
-        self._pieces: list[tuple[float, Samples]] = []
-
-    def add(self, frame: AudioFrame) -> None:
-        seconds = self.end_seconds if frame.pts is None or frame.time is None else frame.time
-        mixed = [piece.to_ndarray()[0] for piece in self._mixer.resample(frame)]
-        samples = np.concatenate(mixed).astype(np.float32, copy=False) if mixed else np.zeros(0, np.float32)
-        self._pieces.append((seconds, samples))
-        self.end_seconds = seconds + samples.shape[0] / self._rate
-
-    def waveform(self, start_seconds: float, num_samples: int, samples_per_second: int) -> Samples | None:
-        """The sound from `start_seconds` on, in [-1, 1]; None when the track has no sound at all."""
-        if not any(samples.size for _, samples in self._pieces):
-            return None
-        buffer = np.zeros(-(-num_samples * self._rate // samples_per_second), np.float32)
-        for seconds, samples in self._pieces:
-            offset = round((seconds - start_seconds) * self._rate)
-            first, last = max(0, offset), min(buffer.shape[0], offset + samples.shape[0])
-            if first < last:
-                buffer[first:last] = samples[first - offset : last - offset]
-        sound = buffer if self._rate == samples_per_second else resample(buffer, self._rate, samples_per_second)
-        fitted = np.zeros(num_samples, np.float32)
-        fitted[: sound.shape[0]] = sound[:num_samples]
-        return fitted.clip(-1, 1)
-
-
-def resample(samples: Samples, rate: int, wanted_rate: int) -> Samples:
-    """[S] at one rate to another, without delay."""
-    frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
-    frame.sample_rate = rate
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=wanted_rate)
-    pieces = [piece.to_ndarray()[0] for source in (frame, None) for piece in resampler.resample(source)]
-    return np.concatenate(pieces).astype(np.float32, copy=False)
+def _seconds_of_packets(path: Path, start: float) -> float:
+    """From the first frame to the end of the last packet before time stamps leap."""
+    stamps = []
+    with opened(path) as container:
+        stream = picture_stream(container)
+        period = frame_period(stream)
+        try:
+            for packet in container.demux(stream):
+                if packet.pts is not None and packet.time_base is not None:
+                    stamps.append(float(packet.pts * packet.time_base))
+        except av.error.FFmpegError:
+            pass  # as far as it can be read
+    end = start
+    for stamp in sorted(stamps):
+        if stamp - end > MAX_GAP_SECONDS:
+            break
+        end = max(end, stamp)
+    return end - start + period
 
 
 def write_clip(path: str | Path, clip: Clip, *, quality: int = 16, sound_bit_rate: int = 96_000) -> None:

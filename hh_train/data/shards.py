@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,11 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hh_train.data.manifest import Manifest, SampleRecord
+from hh_train.data.storage import Storage
 from hh_train.types import ClipMetadata, LatentClip
 
 LATENTS_MEMBER = "latents.safetensors"
 METADATA_MEMBER = "json"
 NULL_FILE = "null.safetensors"
+BLOCK = tarfile.BLOCKSIZE
+"""Members of a tar begin and end at multiples of so many bytes."""
 STORED_DTYPE = torch.float16
 """Rounding to 11 bits moves a latent of spread 1 by about 2e-4, at half the size of float32."""
 
@@ -33,6 +37,14 @@ class TokenizedClip:
 
     latents: LatentClip
     metadata: ClipMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Where the latents of a clip lie in their shard, in bytes."""
+
+    offset: int
+    num_bytes: int
 
 
 class ShardWriter:
@@ -46,25 +58,31 @@ class ShardWriter:
     def num_bytes(self) -> int:
         return self._buffer.tell()
 
-    def add(self, clip: TokenizedClip) -> None:
-        """Raises ValueError when a latent cannot be stored; see `latents_to_bytes`."""
+    def add(self, clip: TokenizedClip) -> Span:
+        """Says where in the shard the latents lie. Raises ValueError when a latent cannot be stored."""
         payload = latents_to_bytes(clip.latents)
         metadata = json.dumps(clip.metadata.to_json(), ensure_ascii=False).encode()
         self._tar.write({"__key__": clip.latents.key, LATENTS_MEMBER: payload, METADATA_MEMBER: metadata})
+        end: int = self._tar.tarstream.offset  # the members are written in the order of their names, latents last
+        return Span(offset=end - -(-len(payload) // BLOCK) * BLOCK, num_bytes=len(payload))
 
     def close(self, path: Path) -> None:
         """Ends the tar and writes it; the file appears complete or not at all."""
         self._tar.close()
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(self._buffer.getvalue())
+        partial.write_bytes(self._buffer.getbuffer())
         partial.replace(path)
 
 
-def sample_record(clip: LatentClip) -> SampleRecord:
-    """The shapes of a clip's latents."""
-    video = None if clip.video is None else (clip.video.shape[1], clip.video.shape[2], clip.video.shape[3])
+def sample_record(clip: LatentClip, span: Span | None = None) -> SampleRecord:
+    """The shapes of a clip's latents, and where they lie."""
     return SampleRecord(
-        key=clip.key, video=video, audio=None if clip.audio is None else clip.audio.shape[0], text=clip.text.shape[0]
+        key=clip.key,
+        video=None if clip.video is None else (clip.video.shape[1], clip.video.shape[2], clip.video.shape[3]),
+        audio=None if clip.audio is None else clip.audio.shape[0],
+        text=clip.text.shape[0],
+        offset=None if span is None else span.offset,
+        num_bytes=None if span is None else span.num_bytes,
     )
 
 
@@ -107,6 +125,17 @@ def read_shard(path: str | Path) -> Iterator[tuple[LatentClip, ClipMetadata]]:
         raise ValueError(f"the shard {path} is damaged ({error}): delete it and tokenize again") from error
 
 
+def find_spans(path: str | Path) -> dict[str, Span]:
+    """Where the latents of each clip of a shard lie, by reading its headers; up to the first that is damaged."""
+    spans: dict[str, Span] = {}
+    with suppress(tarfile.TarError, EOFError), tarfile.open(path, "r:") as tar:
+        for member in tar:
+            if member.name.endswith(f".{LATENTS_MEMBER}"):
+                key = member.name.removesuffix(f".{LATENTS_MEMBER}")
+                spans[key] = Span(offset=member.offset_data, num_bytes=member.size)
+    return spans
+
+
 def read_latent_clips(
     shards: str | Path, split: str, *, max_clips: int | None = None
 ) -> Iterator[tuple[LatentClip, ClipMetadata]]:
@@ -141,9 +170,10 @@ def write_null_text(shards: str | Path, features: Float[Tensor, "Nt C"]) -> None
     partial.replace(path)
 
 
-def read_null_text(shards: str | Path) -> Float[Tensor, "Nt C"]:
+def read_null_text(shards: str | Path | Storage) -> Float[Tensor, "Nt C"]:
     """The features that stand for 'no text', in float32. Raises ValueError when the folder has none."""
-    path = Path(shards) / NULL_FILE
-    if not path.is_file():
-        raise ValueError(f"no {NULL_FILE} in {shards}: run `hh-train tokenize` to its end")
-    return safetensors.torch.load_file(path)["text"].float()
+    storage = shards if isinstance(shards, Storage) else Storage(shards)
+    try:
+        return safetensors.torch.load(storage.read(NULL_FILE))["text"].float()
+    except FileNotFoundError as error:
+        raise ValueError(f"no {NULL_FILE} in {storage}: run `hh-train tokenize` to its end") from error

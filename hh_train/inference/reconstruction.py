@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hh_train.data.clip_folder import write_described_clip
 from hh_train.data.footage import FootageClip, FootageFile, read_footage
-from hh_train.data.media import MediaReader
-from hh_train.metrics.recognizer import Recognizer
+from hh_train.data.media import MediaReader, resample
+from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, Recognizer
 from hh_train.metrics.wer import SpeechErrors, count_errors
 from hh_train.tokenizers import AudioTokenizer, VideoTokenizer
 from hh_train.tokenizers.spectrum import ShortTimeFourier, mel_filters
@@ -57,7 +57,11 @@ def measure_reconstruction(
             loudness = 20 * torch.log10(_loudness(waveform) / _loudness(original.waveform))
             measures.setdefault("audio_loudness_change_db", []).append(float(loudness))
             if recognizer is not None and item.metadata.transcript and item.metadata.language:
-                errors.append(_speech_errors(recognizer, item.metadata, original.waveform, waveform))
+                heard = (
+                    torch.from_numpy(resample(w.numpy(), original.samples_per_second, SAMPLES_PER_SECOND))
+                    for w in (original.waveform, waveform)
+                )
+                errors.append(_speech_errors(recognizer, item.metadata, *heard))
         decoded = Clip(
             frames=frames,
             frames_per_second=original.frames_per_second,

@@ -104,6 +104,4 @@ def _labeled(strip: UInt8[Tensor, "H W 3"], label: str) -> Picture:
 
 def _stacked(pictures: Sequence[Picture]) -> Picture:
     width = max(picture.shape[1] for picture in pictures)
-    return np.concatenate(
-        [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
-    )
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures])

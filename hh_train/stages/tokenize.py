@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from math import prod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from torch import Tensor
 
-from hh_train.data.footage import SPLITS, DroppedClip, FootageClip, FootageFile, find_footage, hash_order, read_footage
+from hh_train.data.accounting import Accounting
+from hh_train.data.annotate import Annotator, Captioner, Transcriber
+from hh_train.data.buckets import Buckets
+from hh_train.data.clip_reading import WindowClip, WindowReader
+from hh_train.data.cuts import CutDetector
+from hh_train.data.duplicates import DuplicateSearch
+from hh_train.data.filters import ClipFilter
+from hh_train.data.footage import SPLITS, DroppedClip, FootageFile
 from hh_train.data.manifest import MANIFEST_FILE, Manifest, TokenizerRecord
 from hh_train.data.media import MediaReader
 from hh_train.data.shard_folder import ShardFolder
 from hh_train.data.shards import TokenizedClip, write_null_text
+from hh_train.data.survey import FootageSurvey, Surveyor
+from hh_train.data.windows import ClipWindow, WindowLengths, WindowPlan
 from hh_train.inference.reconstruction import measure_reconstruction
 from hh_train.metrics.recognizer import Recognizer
-from hh_train.runtime import logging
+from hh_train.runtime.launcher import launched_process
+from hh_train.stages.footage_source import (
+    SURVEY_FOLDER,
+    FootageSource,
+    clip_digests,
+    file_digest,
+    find_files,
+    preview,
+    progress_bar,
+)
+from hh_train.stages.tokenize_summary import kept_clips, print_accounting, print_summary, told_reasons
 from hh_train.tokenizers import AudioTokenizer, TextTokenizer, Tokenizers, VideoTokenizer, load_tokenizers
 from hh_train.tokenizers.pretrained import ROLES, TOKENIZERS_FOLDER, PretrainedTokenizer, class_path
-from hh_train.types import LatentClip
+from hh_train.types import ClipMetadata, LatentClip
 
 RECONSTRUCTION_FOLDER = "reconstruction"
-MAX_TOLD_REASONS = 5
-RECONSTRUCTION_ROWS = (
-    ("video_psnr_db", "picture: peak signal to noise", "{:.2f} dB"),
-    ("audio_mel_distance_db", "sound: distance of log-mel spectra", "{:.2f} dB"),
-    ("audio_loudness_change_db", "sound: change of loudness", "{:+.2f} dB"),
-    ("speech_error_original", "recognizer's error on the original", "{:.1%}"),
-    ("speech_error_decoded", "recognizer's error on the decoded", "{:.1%}"),
+PART_NOTE = (
+    "are stretches of longer files, without the words that were given for the whole file (a transcriber hears them)"
 )
 
 
@@ -57,13 +70,22 @@ def run(
     size: Sequence[int] = (64, 64),
     max_frames: int = 101,
     held_out_share: float = 0.05,
+    buckets: Buckets | None = None,
+    cuts: CutDetector | None = None,
+    windows: WindowPlan | None = None,
+    duplicates: DuplicateSearch | None = None,
+    filters: Mapping[str, ClipFilter | None] | None = None,
+    transcriber: Transcriber | None = None,
+    captioner: Captioner | None = None,
     fit_clips: int = 256,
+    batch_clips: int = 1,
     shard_megabytes: float = 64.0,
     reconstruct_clips: int = 8,
     recognizer: str | None = None,
     num_workers: int | None = None,
     overwrite: bool = False,
-) -> Manifest:
+    dry_run: bool = False,
+) -> Manifest | Accounting:
     """Writes the shards of a footage folder. A second call goes on where a killed one stopped; finished shards stay.
 
     Args:
@@ -72,15 +94,29 @@ def run(
         video: fitted to the training clips here when it needs fitting; likewise `audio`.
         audio: one latent a video frame: its latents a second are the frame rate of the clips.
         text: codec of the composed prompts.
-        size: height and width in pixels that every clip is cropped and scaled to.
-        max_frames: longer clips are cut to it; one more than a multiple of the temporal stride.
+        size: height and width in pixels that every clip is cropped and scaled to, where there are no buckets.
+        max_frames: longer clips are cut to it; one more than a multiple of the temporal stride. Lengths of buckets take
+            its place.
         held_out_share: for validation, and as much for test, where the footage has no folders for them.
+        buckets: several sizes and lengths; each clip gets the size that crops it least.
+        cuts: finds the shots of each file, which become clips of their own.
+        windows: where in a shot, or in a file that is not cut, clips are taken; None takes one at the start.
+        duplicates: leaves out clips that look and sound like others.
+        filters: leave out what is unfit, by name; the name says nothing, None stands for a filter that is turned off.
+        transcriber: hears the words of clips that have none.
+        captioner: describes clips that have no caption, and stretches of longer files.
         fit_clips: training clips that the codecs are fitted to.
+        batch_clips: that codecs with `encode_many` encode together. More are faster on a GPU; a run that was killed in
+            between may then differ from one that was not in the last bits of some latents.
         shard_megabytes: a shard is closed when it has grown to this size.
         reconstruct_clips: held-out clips that are decoded again, measured and written to `output/reconstruction`.
         recognizer: folder of a trained recognizer, which then compares its errors on original and decoded speech.
         num_workers: threads that decode media; all processors by default.
         overwrite: make shards of other settings anew.
+        dry_run: look at the footage, print what would be kept and left out and why, and encode nothing.
+
+    Returns:
+        The manifest; of a dry run the accounting.
 
     Raises:
         ValueError: no usable footage, sizes that the codecs cannot take, or shards of other settings in the output.
@@ -90,33 +126,66 @@ def run(
     listener = None if recognizer is None else Recognizer.load(recognizer)
     tokenizers = Tokenizers(video=video, audio=audio, text=text)
     reader = _reader(video, audio, size, max_frames)
-    files = find_footage(footage, held_out_share=held_out_share)
+    lengths = _lengths(video, reader, buckets)
+    process, num_processes = launched_process()
+    files = find_files(footage, Path(output), held_out_share)
+    annotator = Annotator(transcriber=transcriber, captioner=captioner)
+    source = FootageSource(
+        files=files,
+        first_file=process * len(files) // num_processes,
+        surveyor=Surveyor(reader=reader, lengths=lengths, cuts=cuts, plan=windows, duplicates=duplicates),
+        reader=WindowReader(
+            reader=reader,
+            lengths=lengths,
+            filters={name: chosen for name, chosen in (filters or {}).items() if chosen is not None},
+            needs_caption=captioner is None,
+        ),
+        cache=Path(output) / SURVEY_FOLDER,
+        num_workers=num_workers,
+    )
+    if dry_run:
+        accounting = preview(source)
+        print_accounting(console, accounting)
+        return accounting
     settings = {
-        "footage": {"clips": len(files), "digest": _footage_digest(files)},
         "size": list(size),
         "max_frames": max_frames,
+        "buckets": None if buckets is None else buckets.settings(),
+        **source.settings(),
+        "annotation": annotator.settings() if transcriber or captioner else None,
         "fit_clips": fit_clips,
         "shard_megabytes": shard_megabytes,
         "tokenizers": {name: _identity(name, getattr(tokenizers, name)) for name in ROLES},
     }
+    digests = {file.key: file_digest(file) for file in files}
     folder = ShardFolder(
         folder=output,
         settings=settings,
         shard_bytes=round(shard_megabytes * 2**20),
         overwrite=overwrite,
         companions=(TOKENIZERS_FOLDER,),
+        footage=digests,
+        process=process,
+        num_processes=num_processes,
     )
     if not folder.is_complete:
-        tokenizers = _ready_tokenizers(folder.folder, tokenizers, files, reader, fit_clips, num_workers)
-        _write_shards(folder, files, reader, tokenizers, num_workers)
+        survey = source.survey()
+        folder.expect(clip_digests(survey, digests))
+        tokenizers = _ready_tokenizers(folder, tokenizers, survey, source, fit_clips)
+        _write_shards(folder, survey, source, _Encoder(tokenizers, annotator, batch_clips))
+        accounting = _accounting(folder, source, survey, tokenizers.video, annotator)
+        if not folder.close_part():
+            console.print(f"process {process} of {num_processes} is done; the last one to end writes {MANIFEST_FILE}")
+            return accounting
         if not any(record.split == "train" and record.samples for record in folder.records):
             raise ValueError(
-                f"no training clip of {footage} is usable: {_reasons([d for r in folder.records for d in r.dropped])}"
+                f"no training clip of {footage} is usable: "
+                f"{told_reasons([d for r in folder.records for d in r.dropped])}"
             )
         write_null_text(folder.folder, tokenizers.text.encode(tokenizers.text.null_prompt))
         measured = measure_reconstruction(
-            files=_held_out(files)[:reconstruct_clips],
-            reader=reader,
+            files=_held_out(survey)[:reconstruct_clips],
+            reader=replace(reader, size=lengths.buckets.sizes[0], max_frames=lengths.most),
             video=tokenizers.video,
             audio=tokenizers.audio,
             output=folder.folder / RECONSTRUCTION_FOLDER,
@@ -130,11 +199,29 @@ def run(
                 tokenizers={name: _record(getattr(tokenizers, name)) for name in ROLES},
                 shards=folder.records,
                 reconstruction=measured,
+                accounting=_accounting(folder, source, survey, tokenizers.video, annotator).to_json(),
             )
         )
+        shutil.rmtree(source.cache, ignore_errors=True)
     manifest = Manifest.load(output)
-    _print_summary(console, manifest, output, time.perf_counter() - started)
+    print_summary(console, manifest, output, time.perf_counter() - started)
     return manifest
+
+
+def _accounting(
+    folder: ShardFolder, source: FootageSource, survey: FootageSurvey, video: VideoTokenizer, annotator: Annotator
+) -> Accounting:
+    """Of the finished shards."""
+    rate = source.reader.reader.frames_per_second
+    keys = {sample.key for record in folder.records for sample in record.samples}
+    num_parts = sum(window.is_part and window.key in keys for window in survey.windows)
+    return Accounting.of(
+        kept_clips(folder.records, stride=video.stride, frames_per_second=rate),
+        (clip for record in folder.records for clip in record.dropped),
+        files=len(source.files),
+        footage_seconds=survey.seconds,
+        notes={PART_NOTE: num_parts} if annotator.transcriber is None else {},
+    )
 
 
 def _identity(name: str, codec: Any) -> dict[str, Any]:
@@ -177,66 +264,55 @@ def _reader(video: VideoTokenizer, audio: AudioTokenizer, size: Sequence[int], m
     )
 
 
-def _footage_digest(files: Sequence[FootageFile]) -> str:
-    """Changes when clips or captions come, go or change in size."""
-    digest = hashlib.sha256()
-    for file in files:
-        sizes = [
-            p.stat().st_size if p.is_file() else None
-            for p in (file.path, *map(file.path.with_suffix, (".txt", ".json")))
-        ]
-        digest.update(f"{file.split}/{file.key} {sizes}\n".encode())
-    return digest.hexdigest()[:16]
+def _lengths(video: VideoTokenizer, reader: MediaReader, buckets: Buckets | None) -> WindowLengths:
+    """The sizes and lengths that clips may have. Raises ValueError for those that the video codec cannot take."""
+    assert reader.size is not None and reader.max_frames is not None
+    time_stride, *strides = video.stride
+    for bucket in [] if buckets is None else buckets.sizes:
+        if any(length % stride for length, stride in zip(bucket, strides, strict=True)):
+            raise ValueError(f"got the bucket size {list(bucket)}; wanted multiples of the video tokenizer's {strides}")
+    odd = [] if buckets is None else [length for length in buckets.frames if length % time_stride != 1 % time_stride]
+    if odd:
+        raise ValueError(f"got the bucket lengths {odd}; wanted multiples of {time_stride} plus 1")
+    return WindowLengths(
+        buckets=buckets or Buckets(sizes=(reader.size,)),
+        multiple=reader.frame_multiple,
+        shortest=reader.min_frames,
+        longest=reader.max_frames,
+    )
 
 
-def _in_hash_order(files: Iterable[FootageFile], split: str) -> list[FootageFile]:
-    """The clips of a split, mixed, so that every shard holds a bit of everything."""
-    return sorted((file for file in files if file.split == split), key=lambda file: hash_order(file.key))
-
-
-def _held_out(files: Sequence[FootageFile]) -> list[FootageFile]:
-    by_preference = (_in_hash_order(files, split) for split in ("validation", "test", "train"))
-    return next(found for found in by_preference if found)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=logging.console, transient=True)
+def _held_out(survey: FootageSurvey) -> list[FootageFile]:
+    by_preference = (survey.split(name)[1] for name in ("validation", "test", "train"))
+    windows = next(found for found in by_preference if found)
+    return list(dict.fromkeys(window.file for window in windows))
 
 
 def _ready_tokenizers(
-    folder: Path,
-    tokenizers: Tokenizers,
-    files: Sequence[FootageFile],
-    reader: MediaReader,
-    fit_clips: int,
-    num_workers: int | None,
+    folder: ShardFolder, tokenizers: Tokenizers, survey: FootageSurvey, source: FootageSource, fit_clips: int
 ) -> Tokenizers:
-    """The codecs, saved in the shards folder: those of an earlier run, or these after fitting where they need it."""
-    saved = folder / TOKENIZERS_FOLDER
-    if not saved.is_dir():
-        training = _in_hash_order(files, "train")[:fit_clips]
+    """The codecs, saved in the shards folder: those fitted there in an earlier run or here, the others as given."""
+
+    def make(path: Path) -> None:
+        training = survey.split("train")[1][:fit_clips]
         for name in ROLES:
             if _needs_fit(getattr(tokenizers, name)):
-                _fit(name, getattr(tokenizers, name), training, reader, num_workers)
-        tokenizers.save(saved)
-    return load_tokenizers(folder)
+                _fit(name, getattr(tokenizers, name), training, source)
+        tokenizers.save(path)
+
+    folder.companion(TOKENIZERS_FOLDER, make)
+    given = {name: getattr(tokenizers, name) for name in ROLES}
+    ready = {name: codec for name, codec in given.items() if not isinstance(codec, FittedTokenizer)}
+    return replace(load_tokenizers(folder.folder), **ready)
 
 
-def _fit(
-    name: str,
-    tokenizer: FittedTokenizer,
-    files: Sequence[FootageFile],
-    reader: MediaReader,
-    num_workers: int | None,
-) -> None:
+def _fit(name: str, tokenizer: FittedTokenizer, windows: Sequence[ClipWindow], source: FootageSource) -> None:
     """Fits a codec to clips, which are read again for every codec so that memory stays small."""
     dropped: list[DroppedClip] = []
 
     def media() -> Iterator[Tensor]:
-        with _progress() as progress:
-            clips = read_footage(files, reader, num_workers=num_workers)
-            for item in progress.track(clips, len(files), description=f"fit {name}"):
+        with progress_bar() as progress:
+            for item in progress.track(source.read(windows), len(windows), description=f"fit {name}"):
                 if isinstance(item, DroppedClip):
                     dropped.append(item)
                     continue
@@ -248,83 +324,96 @@ def _fit(
         tokenizer.fit(media())
     except ValueError as error:
         raise ValueError(
-            f"cannot fit the {name} tokenizer to {len(files)} training clips: {error}, or a tokenizer that is fitted. "
-            f"Clips left out: {_reasons(dropped)}"
+            f"cannot fit the {name} tokenizer to {len(windows)} training clips: {error}, or a tokenizer that is fitted."
+            f" Clips left out: {told_reasons(dropped)}"
         ) from error
 
 
-def _write_shards(
-    folder: ShardFolder,
-    files: Sequence[FootageFile],
-    reader: MediaReader,
-    tokenizers: Tokenizers,
-    num_workers: int | None,
-) -> None:
-    with _progress() as progress:
+@runtime_checkable
+class BatchTokenizer(Protocol):
+    """A codec that encodes several clips faster together than one by one."""
+
+    def encode_many(self, inputs: Sequence[Any], /) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Clips to latents, several at a time."""
+
+    tokenizers: Tokenizers
+    annotator: Annotator
+    batch_clips: int
+
+    def encode_all(self, items: Iterator[WindowClip | DroppedClip]) -> Iterator[TokenizedClip | DroppedClip]:
+        while batch := list(islice(items, max(1, self.batch_clips))):
+            yield from self._batch(batch)
+
+    def _batch(self, items: Sequence[WindowClip | DroppedClip]) -> Iterable[TokenizedClip | DroppedClip]:
+        clips = [item for item in items if isinstance(item, WindowClip)]
+        if len(clips) > 1:
+            try:
+                encoded = iter(self._together(clips))
+                return [next(encoded) if isinstance(item, WindowClip) else item for item in items]
+            except ValueError:
+                pass  # one of them is at fault: one by one it tells its reason, and the others are kept
+        return (_tokenized(item, self.tokenizers, self.annotator) for item in items)
+
+    def _together(self, clips: Sequence[WindowClip]) -> list[TokenizedClip]:
+        metadata = [_annotated(item, self.annotator) for item in clips]
+        sounds = [item.clip.waveform for item in clips if item.clip.waveform is not None]
+        video = _encode_many(self.tokenizers.video, [item.clip.frames for item in clips])
+        audio = iter(_encode_many(self.tokenizers.audio, sounds))
+        text = _encode_many(self.tokenizers.text, [known.prompt.compose() for known in metadata])
+        return [
+            TokenizedClip(
+                latents=LatentClip(
+                    key=item.window.key,
+                    video=video[index],
+                    audio=None if item.clip.waveform is None else next(audio),
+                    text=text[index],
+                ),
+                metadata=metadata[index],
+            )
+            for index, item in enumerate(clips)
+        ]
+
+
+def _encode_many(codec: Any, inputs: Sequence[Any]) -> list[Tensor]:
+    return codec.encode_many(inputs) if isinstance(codec, BatchTokenizer) else [codec.encode(value) for value in inputs]
+
+
+def _write_shards(folder: ShardFolder, survey: FootageSurvey, source: FootageSource, encoder: _Encoder) -> None:
+    with progress_bar() as progress:
         for split in SPLITS:
-            missing = [file for file in _in_hash_order(files, split) if not folder.is_done(file.key)]
-            if missing:
-                clips = progress.track(
-                    read_footage(missing, reader, num_workers=num_workers), len(missing), description=split
-                )
-                folder.write_split(split, (_tokenized(item, tokenizers) for item in clips))
+            lost, windows = survey.split(split)
+            missing = [window for window in windows if not folder.is_done(window.key)]
+            left_out = [clip for clip in lost if not folder.is_done(clip.key)]
+            if missing or left_out:
+                clips = progress.track(source.read(missing), len(missing), description=split)
+                folder.write_split(split, chain(left_out, encoder.encode_all(iter(clips))))
 
 
-def _tokenized(item: FootageClip | DroppedClip, tokenizers: Tokenizers) -> TokenizedClip | DroppedClip:
+def _tokenized(
+    item: WindowClip | DroppedClip, tokenizers: Tokenizers, annotator: Annotator
+) -> TokenizedClip | DroppedClip:
     if isinstance(item, DroppedClip):
         return item
+    window = item.window
     try:
+        metadata = _annotated(item, annotator)
         latents = LatentClip(
-            key=item.file.key,
+            key=window.key,
             video=tokenizers.video.encode(item.clip.frames),
             audio=None if item.clip.waveform is None else tokenizers.audio.encode(item.clip.waveform),
-            text=tokenizers.text.encode(item.metadata.prompt.compose()),
+            text=tokenizers.text.encode(metadata.prompt.compose()),
         )
     except ValueError as error:
-        return DroppedClip(key=item.file.key, split=item.file.split, reason=str(error))
-    return TokenizedClip(latents=latents, metadata=item.metadata)
+        return DroppedClip(key=window.key, split=window.split, reason=str(error))
+    return TokenizedClip(latents=latents, metadata=metadata)
 
 
-def _reasons(dropped: Iterable[DroppedClip]) -> str:
-    """The reasons with their counts and a clip each."""
-    by_reason: dict[str, list[str]] = {}
-    for clip in dropped:
-        by_reason.setdefault(clip.reason, []).append(clip.key)
-    told = [f"{len(keys)} x {reason} (such as {keys[0]})" for reason, keys in by_reason.items()]
-    more = [f"and {len(told) - MAX_TOLD_REASONS} other reasons"] if len(told) > MAX_TOLD_REASONS else []
-    return "; ".join([*told[:MAX_TOLD_REASONS], *more]) or "none"
-
-
-def _print_summary(console: Console, manifest: Manifest, output: str, seconds: float) -> None:
-    table = Table(title=f"Latent shards in {output} (latents in thousands)", title_justify="left")
-    for column in ("split", "clips", "left out", "silent", "video", "audio", "text", "MB"):
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for split in SPLITS:
-        shards = [shard for shard in manifest.shards if shard.split == split]
-        samples = [sample for shard in shards for sample in shard.samples]
-        table.add_row(
-            split,
-            str(len(samples)),
-            str(sum(len(shard.dropped) for shard in shards)),
-            str(sum(shard.num_silent for shard in shards)),
-            f"{sum(prod(sample.video or (0,)) for sample in samples) / 1000:.1f}",
-            f"{sum(sample.audio or 0 for sample in samples) / 1000:.1f}",
-            f"{sum(sample.text for sample in samples) / 1000:.1f}",
-            f"{sum(shard.num_bytes for shard in shards) / 2**20:.1f}",
-        )
-    console.print(table)
-    if manifest.dropped:
-        told = _reasons(manifest.dropped)
-        console.print(f"Left out: {told}; {MANIFEST_FILE} lists every clip", markup=False, highlight=False)
-    _print_reconstruction(console, manifest)
-    console.print(f"{seconds:.1f} seconds")
-
-
-def _print_reconstruction(console: Console, manifest: Manifest) -> None:
-    table = Table(title="Held-out clips through the codecs and back", title_justify="left")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    for name, label, template in RECONSTRUCTION_ROWS:
-        if name in manifest.reconstruction:
-            table.add_row(label, template.format(manifest.reconstruction[name]))
-    console.print(table if table.row_count else "The codecs' losses were not measured (reconstruct_clips is 0)")
+def _annotated(item: WindowClip, annotator: Annotator) -> ClipMetadata:
+    window = item.window
+    return annotator.annotate(
+        item.clip, item.metadata, is_part=window.is_part, start_seconds=window.start_seconds, shots=window.shots
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -90,8 +91,31 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         find_footage(tmp_path)
     with pytest.raises(ValueError, match="held_out_share"):
         find_footage(tmp_path, held_out_share=0.7)
-    with pytest.raises(ValueError, match=r"both be the clip 'a_b'.*rename"):
-        find_footage(touch(tmp_path, "a b.mp4", "a_b.mp4"))
+    with pytest.raises(ValueError, match="is a single file"):
+        find_footage(touch(tmp_path, "a.mp4") / "a.mp4")
+
+
+def test_names_that_would_share_a_key_get_a_hash(tmp_path: Path) -> None:
+    names = ("a b.mp4", "a_b.mp4", "a_b.mov", "c.mp4", "é.mp4", f"{'x' * 200}.mp4", "🎬.mp4", "🎞.mp4")
+    files = find_footage(touch(tmp_path / "one", *names), held_out_share=0.0)
+    keys = {file.path.name: file.key for file in files}
+    assert len(set(keys.values())) == len(names)
+    assert all(re.fullmatch(r"a_b-[0-9a-f]{8}", keys[name]) for name in names[:3])
+    assert (keys["c.mp4"], keys["é.mp4"]) == ("c", "é")
+    assert re.fullmatch(r"x{150}-[0-9a-f]{8}", keys[names[5]])
+    again = find_footage(touch(tmp_path / "two", *names, "d.mp4"), held_out_share=0.0)
+    assert {file.path.name: file.key for file in again if file.path.name != "d.mp4"} == keys
+
+
+def test_a_name_in_two_splits(tmp_path: Path) -> None:
+    files = find_footage(touch(tmp_path, "train/a.mp4", "test/a.mp4", "test/b.mp4"))
+    assert [(file.split, file.key[:2]) for file in files] == [("train", "a-"), ("test", "a-"), ("test", "b")]
+    assert len({file.key for file in files}) == 3
+
+
+def test_a_clip_with_a_problem_is_dropped_for_it(tmp_path: Path) -> None:
+    file = FootageFile(path=tmp_path / "a.mp4", key="a", split="test", problem="row 3 of the table: no path")
+    assert read_clip(file, PretendReader()) == DroppedClip(key="a", split="test", reason="row 3 of the table: no path")
 
 
 def test_a_caption_is_taken_apart(tmp_path: Path) -> None:
@@ -151,3 +175,21 @@ def test_clips_come_in_order_with_the_bad_ones_in_place(tmp_path: Path) -> None:
     keys = [item.file.key if isinstance(item, FootageClip) else item.key for item in items]
     assert keys == [f"{number:02d}" for number in range(12)]
     assert [isinstance(item, DroppedClip) for item in items] == [number % 3 == 0 for number in range(12)]
+
+
+REAL_CLIPS = Path(__file__).parents[2] / "data" / "real_clips" / "generated"
+
+
+@pytest.mark.skipif(not (REAL_CLIPS / ".complete").is_file(), reason="no real clips: run scripts/fetch_test_footage.sh")
+def test_a_folder_of_real_footage() -> None:
+    files = find_footage(REAL_CLIPS, held_out_share=0.0)
+    assert [file.key for file in files] == ["WolfgangLanger_Pexels", "obama_speech", "park"]
+    clips = list(read_footage(files, MediaReader(size=(64, 96), max_frames=101), num_workers=2))
+    assert all(isinstance(clip, FootageClip) for clip in clips)
+    for clip, frames in zip(clips, (101, 101, 13), strict=True):
+        assert isinstance(clip, FootageClip)
+        assert clip.clip.frames.shape == (frames, 64, 96, 3)
+        assert clip.clip.waveform is not None and clip.clip.waveform.shape == (frames * 640,)
+        assert len(clip.metadata.prompt.description.split()) > 8
+        motion = (clip.clip.frames[1:].float() - clip.clip.frames[:-1].float()).abs().mean()
+        assert motion > 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from hh_train.data.media import MediaError, MediaReader, resample, resize_and_crop, write_clip
+from hh_train.data.media import MediaError, MediaReader, write_clip
+from hh_train.tokenizers import MelAudioTokenizer, PatchVideoTokenizer
 from hh_train.types import Clip
 
 BURST_SECONDS = 0.5
@@ -18,7 +20,7 @@ BURST_SECONDS = 0.5
 
 def gray_of(index: int) -> int:
     """The shade of source frame `index`: far enough apart to survive any codec."""
-    return 20 + 4 * index
+    return 20 + 4 * (index % 55)
 
 
 def record(
@@ -92,10 +94,10 @@ def test_containers_and_codecs(tmp_path: Path, name: str, video_codec: str, audi
     ("rate", "num_frames", "sources"),
     [
         (50, 50, [2 * tick for tick in range(25)]),
-        (5, 5, [min(4, (tick + 2) // 5) for tick in range(25)]),  # 40 ms ticks, 200 ms frames
+        (5, 5, [tick // 5 for tick in range(25)]),  # 40 ms ticks, 200 ms frames
     ],
 )
-def test_frames_are_the_nearest_in_time(tmp_path: Path, rate: int, num_frames: int, sources: list[int]) -> None:
+def test_frames_are_those_on_display(tmp_path: Path, rate: int, num_frames: int, sources: list[int]) -> None:
     clip = MediaReader().read(record(tmp_path / "a.mp4", rate=rate, num_frames=num_frames, audio_codec=None))
     assert grays(clip) == pytest.approx([gray_of(source) for source in sources], abs=2)
 
@@ -120,17 +122,6 @@ def test_long_clips_are_cut_and_short_sound_is_filled(tmp_path: Path) -> None:
     assert clip.waveform is not None and clip.waveform.shape == (13 * 640,)
 
 
-def test_a_wide_picture_is_cropped_about_its_center() -> None:
-    pixels = np.zeros((40, 120, 3), np.uint8)
-    pixels[:, 40:80] = (255, 0, 0)
-    square = resize_and_crop(pixels, height=20, width=20)
-    assert square.shape == (20, 20, 3)
-    assert (square == (255, 0, 0)).all()
-    tall = resize_and_crop(np.ascontiguousarray(pixels.transpose(1, 0, 2)), height=30, width=60)
-    assert tall.shape == (30, 60, 3)
-    assert (tall[5:-5] == (255, 0, 0)).all()
-
-
 def test_the_size_is_the_readers(tmp_path: Path) -> None:
     assert MediaReader(size=(32, 24)).read(record(tmp_path / "a.mp4")).frames.shape[1:3] == (32, 24)
 
@@ -150,18 +141,12 @@ def test_what_is_no_clip_is_refused_with_the_reason(tmp_path: Path) -> None:
     for path in (text, empty, truncated, tmp_path / "missing.mp4"):
         with pytest.raises(MediaError, match="cannot be read as media"):
             MediaReader().read(path)
+        with pytest.raises(MediaError, match="cannot be read as media"):
+            MediaReader().probe(path)
     with pytest.raises(MediaError, match="no picture"):
         MediaReader().read(record(tmp_path / "sound.m4a", video_codec=None))
     with pytest.raises(MediaError, match="too short: 4 frames"):
         MediaReader().read(record(tmp_path / "short.mp4", num_frames=4))
-
-
-def test_resampling_keeps_time_and_pitch() -> None:
-    time = np.arange(44_100) / 44_100
-    sound = resample(np.sin(2 * np.pi * 440 * time).astype(np.float32), 44_100, 16_000)
-    wanted = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
-    assert abs(sound.size - 16_000) <= 1
-    assert np.abs(sound[200:15_800] - wanted[200:15_800]).max() < 0.01
 
 
 def moving_square(num_frames: int = 13, height: int = 48, width: int = 64) -> Clip:
@@ -212,3 +197,219 @@ def test_a_clip_without_frames_leaves_no_file(tmp_path: Path) -> None:
             Clip(frames=clip.frames[:0], frames_per_second=25.0, waveform=None, samples_per_second=16_000),
         )
     assert list(tmp_path.iterdir()) == []
+
+
+REAL_CLIPS = Path(__file__).parents[2] / "data" / "real_clips" / "generated"
+real_clips = pytest.mark.skipif(
+    not (REAL_CLIPS / ".complete").is_file(), reason="no real clips: run scripts/fetch_test_footage.sh"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "video_codec", "audio_codec"),
+    [
+        ("a.mp4", "libx264", "aac"),
+        ("a.mkv", "libx264", "flac"),
+        ("a.webm", "libvpx-vp9", "libopus"),
+        ("a.avi", "mpeg4", "pcm_s16le"),
+        ("a.mov", "mpeg4", "pcm_s16le"),
+    ],
+)
+def test_a_window_is_that_part_of_the_whole(tmp_path: Path, name: str, video_codec: str, audio_codec: str) -> None:
+    path = record(tmp_path / name, video_codec=video_codec, audio_codec=audio_codec, num_frames=220, rate=30)
+    whole = MediaReader().read(path)
+    assert whole.waveform is not None
+    for first, count in ((0, 9), (1, 5), (12, 9), (75, 25), (130, 41), (160, 21)):
+        window = MediaReader().read(path, start_seconds=first / 25, max_frames=count)
+        assert window.frames.shape[0] == count
+        assert torch.equal(window.frames, whole.frames[first : first + count]), (first, count)
+        assert window.waveform is not None
+        lags = range(-8, 9) if audio_codec == "libopus" else (0,)  # stamps in milliseconds, and a decoder that settles
+        padded = torch.nn.functional.pad(whole.waveform, (640, 640))[first * 640 : (first + count + 2) * 640]
+        sounds = (padded[640 + lag : 640 + lag + count * 640] for lag in lags)
+        assert min(float((window.waveform - sound).abs().max()) for sound in sounds) < 0.02, (first, count)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_windows_of_a_long_file_with_few_key_frames(tmp_path: Path, name: str) -> None:
+    """Key frames every 250 frames, and a transport stream, which has no index and whose stamps start late."""
+    path = record(tmp_path / name, num_frames=700, rate=24, first_frame_seconds=1.0)
+    whole = MediaReader().read(path)
+    for first in (30, 255, 400, 610, 700):
+        window = MediaReader().read(path, start_seconds=first / 25, max_frames=9)
+        assert torch.equal(window.frames, whole.frames[first : first + 9]), first
+        assert window.waveform is not None and whole.waveform is not None
+        assert (window.waveform - whole.waveform[first * 640 : (first + 9) * 640]).abs().max() < 0.02
+
+
+def test_a_window_past_the_end_is_refused(tmp_path: Path) -> None:
+    path = record(tmp_path / "a.mp4", num_frames=50)
+    assert MediaReader().read(path, start_seconds=1.6).frames.shape[0] == 9
+    for start in (1.9, 2.0, 100.0):
+        with pytest.raises(MediaError, match="too short"):
+            MediaReader().read(path, start_seconds=start)
+    with pytest.raises(ValueError, match="start_seconds"):
+        MediaReader().read(path, start_seconds=-1.0)
+
+
+def test_size_and_length_of_a_call_go_before_the_readers(tmp_path: Path) -> None:
+    reader = MediaReader(size=(32, 24), max_frames=5)
+    clip = reader.read(record(tmp_path / "a.mp4"), size=(16, 16), max_frames=13)
+    assert clip.frames.shape == (13, 16, 16, 3)
+
+
+def test_a_window_without_sound_in_a_file_with_sound_is_silent(tmp_path: Path) -> None:
+    path = record(tmp_path / "a.mp4", num_frames=125)
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mp4"), "w") as target:
+        streams = {stream: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            late = packet.stream.type == "audio" and packet.pts is not None and packet.pts * packet.time_base > 1
+            if packet.dts is not None and not late:
+                packet.stream = streams[packet.stream]
+                target.mux(packet)
+    clip = MediaReader().read(tmp_path / "b.mp4", start_seconds=3.0)
+    assert clip.waveform is not None and clip.waveform.shape == (49 * 640,)
+    assert not clip.waveform.any()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.webm", "libopus"), ("a.avi", "pcm_s16le")])
+def test_probing_tells_what_reading_gives(tmp_path: Path, name: str, codec: str) -> None:
+    video = {"a.webm": "libvpx-vp9"}.get(name, "mpeg4")
+    info = MediaReader().probe(record(tmp_path / name, video_codec=video, audio_codec=codec, num_frames=75, rate=30))
+    assert info.seconds == pytest.approx(2.5, abs=0.04)
+    assert (info.height, info.width, info.frames_per_second) == (48, 64, pytest.approx(30, rel=1e-3))
+    assert (info.has_audio, info.is_image) == (True, False)
+
+
+MOMENTS = (0.71, 1.94, 3.135, 4.37)
+
+
+def flash_and_click(
+    path: Path, *, codecs: tuple[str, str], rate: Fraction, sound_rate: int, late: float
+) -> list[float]:
+    """A tenth of a second of white begins with a click, four times; their moments. Both tracks start at `late`."""
+    moments = [round(m * rate) / rate for m in MOMENTS]
+    seconds = 5
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream(codecs[0], rate=rate)
+        sound = container.add_stream(codecs[1], rate=sound_rate, layout="mono")
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        for index in range(round(seconds * rate)):
+            shade = 250 if any(0 <= index / rate - moment < 0.1 for moment in moments) else 10
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade, np.uint8), format="rgb24")
+            frame.time_base, frame.pts = 1 / rate, index + round(late * rate)
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode())
+        samples = np.zeros(seconds * sound_rate, np.float32)
+        for moment in moments:
+            first = round(moment * sound_rate)
+            samples[first : first + sound_rate // 200] = 0.9
+        resampler = av.AudioResampler(format=sound.format, layout="mono", rate=sound_rate)
+        for start in range(0, samples.size, 960):
+            block = av.AudioFrame.from_ndarray(samples[None, start : start + 960].copy(), format="fltp", layout="mono")
+            block.sample_rate, block.time_base = sound_rate, Fraction(1, sound_rate)
+            block.pts = start + round(round(late * rate) / rate * sound_rate)
+            for fitting in resampler.resample(block):
+                container.mux(sound.encode(fitting))
+        container.mux(sound.encode())
+    return [float(moment) for moment in moments]
+
+
+def offsets_seconds(clip: Clip) -> list[float]:
+    """By how much each click comes after its flash."""
+    assert clip.waveform is not None
+    bright = clip.frames.float().mean((1, 2, 3)) > 130
+    flashes = [i / 25 for i in range(1, len(bright)) if bright[i] and not bright[i - 1]]
+    loud = clip.waveform.abs() > 0.25
+    clicks = [i / 16_000 for i in loud.nonzero().flatten().tolist() if not loud[max(0, i - 1600) : i].any()]
+    assert len(flashes) == len(clicks)
+    return [click - flash for flash, click in zip(flashes, clicks, strict=True)]
+
+
+@pytest.mark.parametrize("start", [0.0, 1.3, 2.48])
+@pytest.mark.parametrize("late", [0.0, 2.0])
+@pytest.mark.parametrize(
+    ("name", "codecs", "rate", "sound_rate"),
+    [
+        ("a.mp4", ("libx264", "aac"), Fraction(25), 48_000),
+        ("a.mp4", ("libx264", "aac"), Fraction(30_000, 1001), 44_100),
+        ("a.mkv", ("libx264", "libmp3lame"), Fraction(24), 44_100),
+        ("a.webm", ("libvpx-vp9", "libopus"), Fraction(30), 48_000),
+        ("a.mov", ("mpeg4", "pcm_s16le"), Fraction(60), 22_050),
+        ("a.mkv", ("libx264", "flac"), Fraction(50), 8_000),
+        ("a.mp4", ("mpeg4", "aac"), Fraction(12), 16_000),
+    ],
+)
+def test_picture_and_sound_stay_together(
+    tmp_path: Path, name: str, codecs: tuple[str, str], rate: Fraction, sound_rate: int, late: float, start: float
+) -> None:
+    """Rates are converted, containers differ, tracks start late, windows are cut: no offset above half a frame."""
+    flash_and_click(tmp_path / name, codecs=codecs, rate=rate, sound_rate=sound_rate, late=late)
+    clip = MediaReader().read(tmp_path / name, start_seconds=start)
+    offsets = offsets_seconds(clip)
+    assert len(offsets) == sum(moment > start for moment in MOMENTS)
+    assert max(map(abs, offsets)) <= 0.02 + 0.002
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30_000, 1001)])
+def test_picture_and_sound_come_together_through_the_codecs(tmp_path: Path, rate: Fraction) -> None:
+    flash_and_click(tmp_path / "a.mp4", codecs=("libx264", "aac"), rate=rate, sound_rate=44_100, late=0.0)
+    clip = MediaReader(size=(32, 32)).read(tmp_path / "a.mp4")
+    assert clip.waveform is not None
+    video, audio = PatchVideoTokenizer(channels=8), MelAudioTokenizer(channels=32, phase_iterations=8)
+    video.fit([clip.frames])
+    audio.fit([clip.waveform])
+    waveform = audio.decode(audio.encode(clip.waveform))
+    decoded = replace(
+        clip, frames=video.decode(video.encode(clip.frames)), waveform=0.9 * waveform / waveform.abs().max()
+    )
+    offsets = offsets_seconds(decoded)
+    assert len(offsets) == len(MOMENTS)
+    assert max(map(abs, offsets)) <= 0.02 + 0.005
+
+
+def test_sound_of_a_container_that_rounds_time_stamps_is_not_torn(tmp_path: Path) -> None:
+    """Matroska's stamps are in milliseconds: blocks of 960 samples at 44.1 kHz start up to half of one apart."""
+    time = np.arange(2 * 44_100) / 44_100
+    tone = (0.5 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        picture = container.add_stream("mpeg4", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("flac", rate=44_100, layout="mono")
+        for _ in range(50):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 9, np.uint8), format="rgb24")))
+        container.mux(picture.encode())
+        block = av.AudioFrame.from_ndarray((tone[None] * 32767).astype(np.int16), format="s16", layout="mono")
+        block.sample_rate, block.time_base, block.pts = 44_100, Fraction(1, 44_100), 0
+        container.mux(sound.encode(block))
+        container.mux(sound.encode())
+    clip = MediaReader().read(tmp_path / "a.mkv")
+    assert clip.waveform is not None
+    wanted = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(clip.waveform.shape[0]) / 16_000)
+    noise = clip.waveform.numpy()[1600:-1600] - wanted[1600:-1600]
+    assert 10 * np.log10((wanted[1600:-1600] ** 2).mean() / (noise**2).mean()) > 40
+
+
+@real_clips
+@pytest.mark.parametrize(
+    ("name", "seconds", "size", "is_spoken"),
+    [
+        ("obama_speech", 8.71, (240, 320), True),
+        ("park", 0.55, (480, 640), True),
+        ("WolfgangLanger_Pexels", 19.69, (360, 640), False),
+    ],
+)
+def test_real_clips(name: str, seconds: float, size: tuple[int, int], is_spoken: bool) -> None:
+    path = REAL_CLIPS / f"{name}.mp4"
+    info = MediaReader().probe(path)
+    assert info.seconds == pytest.approx(seconds, abs=0.05)
+    assert (info.height, info.width) == size
+    clip = MediaReader(size=(64, 96)).read(path)
+    assert abs(clip.frames.shape[0] / 25 - seconds) < 0.2
+    assert clip.frames.float().std() > 20
+    assert clip.waveform is not None
+    assert (float(clip.waveform.abs().max()) > 0.05) == is_spoken
+    if seconds > 5:
+        window = MediaReader(size=(64, 96)).read(path, start_seconds=4.0, max_frames=41)
+        assert torch.equal(window.frames, clip.frames[100:141])
+        assert (window.waveform - clip.waveform[64_000 : 64_000 + 41 * 640]).abs().max() < 0.02

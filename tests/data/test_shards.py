@@ -15,6 +15,8 @@ from hh_train.data.shards import (
     STORED_DTYPE,
     ShardWriter,
     TokenizedClip,
+    find_spans,
+    latents_from_bytes,
     latents_to_bytes,
     read_latent_clips,
     read_null_text,
@@ -89,6 +91,21 @@ def test_latents_out_of_range_are_refused(value: float) -> None:
 def test_the_record_states_the_shapes() -> None:
     record = sample_record(tokenized("a", silent=True).latents)
     assert (record.key, record.video, record.audio, record.text) == ("a", (2, 4, 6), None, 7)
+
+
+def test_the_writer_says_where_latents_lie(tmp_path: Path) -> None:
+    clips = [tokenized("a", 0), tokenized("二" * 60, 1, silent=True), tokenized("k" * 180, 2)]
+    writer = ShardWriter()
+    told = {clip.latents.key: writer.add(clip) for clip in clips}
+    writer.close(tmp_path / "a.tar")
+    content = (tmp_path / "a.tar").read_bytes()
+    for clip in clips:
+        span = told[clip.latents.key]
+        payload = content[span.offset : span.offset + span.num_bytes]
+        assert_same(latents_from_bytes(clip.latents.key, payload), clip.latents, STORED_DTYPE)
+    assert find_spans(tmp_path / "a.tar") == told
+    record = sample_record(clips[0].latents, told["a"])
+    assert (record.offset, record.num_bytes) == (told["a"].offset, told["a"].num_bytes)
 
 
 def test_missing_and_damaged_shards(tmp_path: Path) -> None:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from hh_train.data.accounting import Accounting
+from hh_train.data.annotate import Transcription
+from hh_train.data.buckets import Buckets
+from hh_train.data.cuts import CutDetector
 from hh_train.data.datamodule import LatentDataModule
+from hh_train.data.duplicates import DuplicateSearch
+from hh_train.data.filters import Black
 from hh_train.data.manifest import Manifest
 from hh_train.data.media import write_clip
 from hh_train.data.shards import read_latent_clips, read_null_text
+from hh_train.data.windows import WindowPlan
 from hh_train.stages import tokenize
 from hh_train.tokenizers import HashedTextTokenizer, MelAudioTokenizer, PatchVideoTokenizer, load_tokenizers
 from hh_train.types import Clip, DialogueLine, Prompt
@@ -43,7 +52,7 @@ def codecs() -> dict[str, Any]:
     }
 
 
-def tokenized(footage: Path, output: Path, **arguments: Any) -> Manifest:
+def tokenized(footage: Path, output: Path, **arguments: Any) -> Any:
     settings: dict[str, Any] = {"size": (16, 24), "max_frames": 9, "reconstruct_clips": 2, "num_workers": 2}
     return tokenize.run(footage=str(footage), output=str(output), **{**codecs(), **settings, **arguments})
 
@@ -184,13 +193,30 @@ def test_other_settings_are_refused_by_name_unless_overwritten(footage: Path, tm
     assert {sample.video for sample in manifest.samples_of("train")} == {(2, 2, 3)}
 
 
-def test_changed_footage_is_refused(tmp_path: Path) -> None:
-    for index in range(4):
-        write_footage(tmp_path / "footage" / f"{index}.mp4", index)
-    tokenized(tmp_path / "footage", tmp_path / "shards")
-    write_footage(tmp_path / "footage" / "new.mp4", 5)
-    with pytest.raises(ValueError, match=r"footage\.clips: 4 there, 5 wanted"):
-        tokenized(tmp_path / "footage", tmp_path / "shards")
+def test_when_clips_come_and_go_only_new_ones_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    footage = tmp_path / "footage"
+    for index in range(3):
+        write_footage(footage / "train" / f"{index}.mp4", index)
+    write_footage(footage / "validation" / "held-out.mp4", 4)
+    tokenized(footage, tmp_path / "shards")
+    write_footage(footage / "train" / "new.mp4", 5)
+    (footage / "train" / "0.mp4").unlink()
+    (footage / "train" / "1.txt").write_text("Another caption")
+    encoded = []
+    real = tokenize._tokenized
+
+    def spy(item: Any, *others: Any) -> Any:
+        encoded.append(item.window.key)
+        return real(item, *others)
+
+    monkeypatch.setattr(tokenize, "_tokenized", spy)
+    manifest = tokenized(footage, tmp_path / "shards")
+    assert sorted(encoded) == ["1", "new"]
+    assert {sample.key for sample in manifest.samples_of("train")} == {"1", "2", "new"}
+    prompts = {
+        clip.key: metadata.prompt.description for clip, metadata in read_latent_clips(tmp_path / "shards", "train")
+    }
+    assert prompts["1"] == "Another caption"
 
 
 def test_a_folder_without_splits_is_split(tmp_path: Path) -> None:
@@ -236,3 +262,253 @@ def test_settings_that_do_not_fit_are_told(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         tokenized(footage, tmp_path, **arguments)
+
+
+def scene(seed: int, num_frames: int) -> torch.Tensor:
+    """A picture of large spots that pans by a pixel a frame: [num_frames, 32, 64, 3]."""
+    spots = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    picture = torch.nn.functional.interpolate(spots, size=(32, 64 + num_frames), mode="bicubic").clamp(0, 1)[0]
+    views = [picture[:, :, i : i + 64] for i in range(num_frames)]
+    return (torch.stack(views).permute(0, 2, 3, 1) * 255).to(torch.uint8)
+
+
+def write_film(path: Path, *scenes: torch.Tensor, seed: int = 0, caption: str | None = None) -> None:
+    """Scenes to noise of changing loudness."""
+    frames = torch.cat(scenes)
+    generator = torch.Generator().manual_seed(seed)
+    loudness = torch.rand(1, 1, 2 + frames.shape[0] // 3, generator=generator)
+    envelope = torch.nn.functional.interpolate(loudness, size=frames.shape[0] * 640, mode="linear")[0, 0]
+    waveform = 0.3 * envelope * torch.randn(envelope.shape, generator=generator)
+    write_clip(path, Clip(frames=frames, frames_per_second=25.0, waveform=waveform, samples_per_second=16_000))
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption)
+
+
+PROMPT = 'Two people talk.\n\nDialogue:\n<Woman, English>: "All of the words"'
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three films of several shots, a copy of one of them, one that is black, one that is tall, and one too short."""
+    folder = tmp_path_factory.mktemp("films")
+    for index in range(3):
+        write_film(
+            folder / "train" / f"film{index}.mp4",
+            *(scene(10 * index + k, 30) for k in range(3)),
+            seed=index,
+            caption=PROMPT,
+        )
+    write_film(folder / "validation" / "held.mp4", scene(50, 30), scene(51, 12), seed=5, caption=PROMPT)
+    (folder / "train" / "copy.mp4").write_bytes((folder / "train" / "film1.mp4").read_bytes())
+    (folder / "train" / "copy.txt").write_text("Another caption")
+    write_film(folder / "train" / "black.mp4", torch.zeros(30, 32, 64, 3, dtype=torch.uint8), seed=6, caption=PROMPT)
+    write_film(folder / "train" / "tall.mp4", scene(60, 30).transpose(1, 2).contiguous(), seed=7, caption=PROMPT)
+    write_film(folder / "train" / "brief.mp4", scene(61, 12), seed=8, caption=PROMPT)
+    return folder
+
+
+FULL: dict[str, Any] = {
+    "buckets": Buckets(sizes=((16, 32), (32, 16)), frames=(13, 25)),
+    "cuts": CutDetector(),
+    "windows": WindowPlan(placement="sliding"),
+    "duplicates": DuplicateSearch(),
+    "filters": {"black": Black(), "silent": None},
+}
+COPIES = {f"copy_{start:09d}" for start in (0, 1200, 2400)}
+
+
+def lost(manifest: Manifest) -> dict[str, str]:
+    return {clip.key: clip.reason.split(":")[0] for clip in manifest.dropped}
+
+
+def test_films_become_shots_in_buckets_without_copies(films: Path, tmp_path: Path) -> None:
+    manifest = tokenized(films, tmp_path, **FULL)
+    keys = {sample.key: sample.video for sample in manifest.samples_of("train")}
+    assert set(keys) == {f"film{i}_{start:09d}" for i in (0, 2) for start in (0, 1200, 2400)} | {"tall_000000000"} | (
+        {f"film1_{start:09d}" for start in (0, 1200, 2400)} | COPIES
+    ) - {clip.key for clip in manifest.dropped}
+    assert keys["film0_000001200"] == (7, 2, 4)
+    assert keys["tall_000000000"] == (7, 4, 2)
+    reasons = lost(manifest)
+    assert reasons["black_000000000"] == "is black"
+    assert reasons["brief_000000000"] == "is too short"
+    assert reasons["held_000001200"] == "is too short"
+    assert sorted(reasons.values()).count("is a duplicate") == 3
+
+
+def test_the_accounting_adds_up_and_is_in_the_manifest(films: Path, tmp_path: Path) -> None:
+    manifest = tokenized(films, tmp_path, **FULL)
+    accounting = Accounting.from_json(manifest.accounting)
+    assert accounting.num_kept == sum(len(manifest.samples_of(split)) for split in manifest.splits)
+    assert accounting.num_dropped == len(manifest.dropped)
+    assert accounting.files == 8
+    assert accounting.seconds == pytest.approx(accounting.num_kept * 1.0)
+    assert accounting.footage_seconds == pytest.approx((4 * 90 + 42 + 30 + 30 + 12) / 25, abs=0.1)
+    assert not (tmp_path / ".survey").exists()
+
+
+def test_a_dry_run_tells_the_same_and_encodes_nothing(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = tokenize._tokenized
+    monkeypatch.delattr(tokenize, "_tokenized")
+    preview = tokenized(films, tmp_path, dry_run=True, **FULL)
+    assert isinstance(preview, Accounting)
+    told = capsys.readouterr().out
+    assert "is black" in told
+    assert "16 x 32" in told
+    assert not list(tmp_path.glob("*.tar"))
+    monkeypatch.setattr(tokenize, "_tokenized", real, raising=False)
+    manifest = tokenized(films, tmp_path, **FULL)
+    final = Accounting.from_json(manifest.accounting)
+    assert (final.buckets, final.dropped) == (preview.buckets, preview.dropped)
+
+
+def test_words_of_a_whole_film_do_not_stick_to_its_shots(films: Path, tmp_path: Path) -> None:
+    manifest = tokenized(films, tmp_path, **FULL)
+    for clip, metadata in read_latent_clips(tmp_path, "train"):
+        is_part = not clip.key.startswith("tall")
+        assert (metadata.transcript is None) == is_part
+        assert (metadata.prompt.dialogue == ()) == is_part
+        assert metadata.prompt.description
+        assert metadata.key == clip.key
+    (count,) = manifest.accounting["notes"].values()
+    assert count == 1 + 9  # the held-out one as well
+
+
+class Ear:
+    """Hears how long a clip is."""
+
+    def transcribe(
+        self, waveform: torch.Tensor, *, samples_per_second: int, language: str | None = None
+    ) -> Transcription:
+        return Transcription(text=f"{waveform.shape[0] / samples_per_second:.0f} seconds", language="de")
+
+    def settings(self) -> dict[str, Any]:
+        return {"ear": 1}
+
+
+class Eye:
+    """Sees how many frames a clip has."""
+
+    def caption(self, frames: torch.Tensor) -> str:
+        return f"{frames.shape[0]} frames"
+
+    def settings(self) -> dict[str, Any]:
+        return {"eye": 1}
+
+
+def test_clips_are_heard_and_described(films: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    for name in ("film0", "film2"):
+        (bare / "train").mkdir(parents=True, exist_ok=True)
+        (bare / "train" / f"{name}.mp4").write_bytes((films / "train" / f"{name}.mp4").read_bytes())
+    arguments = {**FULL, "transcriber": Ear(), "captioner": Eye(), "reconstruct_clips": 0}
+    tokenized(bare, tmp_path / "shards", **arguments)
+    stored = list(read_latent_clips(tmp_path / "shards", "train"))
+    assert len(stored) == 6
+    for _, metadata in stored:
+        assert metadata.prompt.compose() == '25 frames\n\nDialogue:\n<Speaker, German>: "1 seconds"'
+        assert (metadata.transcript, metadata.language) == ("1 seconds", "de")
+    with pytest.raises(ValueError, match=r"annotation\.captioner"):
+        tokenized(bare, tmp_path / "shards", **{**arguments, "captioner": None})
+
+
+def test_several_shots_are_described_one_by_one(films: Path, tmp_path: Path) -> None:
+    arguments = {**FULL, "windows": WindowPlan(max_shots=2), "captioner": Eye(), "reconstruct_clips": 0}
+    arguments["buckets"] = Buckets(sizes=((16, 32),), frames=(25, 49))
+    tokenized(films, tmp_path, **arguments)
+    described = {metadata.key: metadata.prompt.description for _, metadata in read_latent_clips(tmp_path, "train")}
+    assert described["film0_000000000"] == "Shot 1: 30 frames\nShot 2: 19 frames"
+    assert described["film0_000002400"] == "25 frames"
+
+
+@pytest.mark.parametrize("survived", [0, 2, 7])
+def test_a_killed_run_over_films_goes_on_to_the_same_shards(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    tokenized(films, tmp_path / "whole", shard_megabytes=0.01, **FULL)
+    encoded = []
+    real = tokenize._tokenized
+
+    def dies(*arguments: Any) -> Any:
+        if len(encoded) == survived:
+            raise KeyboardInterrupt
+        encoded.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(tokenize, "_tokenized", dies)
+    with pytest.raises(KeyboardInterrupt):
+        tokenized(films, tmp_path / "killed", shard_megabytes=0.01, **FULL)
+    monkeypatch.setattr(tokenize, "_tokenized", real)
+    tokenized(films, tmp_path / "killed", shard_megabytes=0.01, **FULL)
+    whole, killed = files_of(tmp_path / "whole"), files_of(tmp_path / "killed")
+    assert whole.keys() == killed.keys()
+    assert [name for name in whole if whole[name] != killed[name]] == []
+
+
+def test_two_processes_share_the_work(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    first = tokenized(films, tmp_path, **FULL)
+    assert isinstance(first, Accounting)
+    monkeypatch.setenv("RANK", "1")
+    manifest = tokenized(films, tmp_path, **FULL)
+    assert isinstance(manifest, Manifest)
+    assert 0 < first.num_kept < manifest.accounting["clips"] == 11
+    assert len(manifest.dropped) == 6
+
+
+@pytest.mark.parametrize(
+    ("buckets", "message"),
+    [
+        (Buckets(sizes=((20, 32),)), "bucket size"),
+        (Buckets(sizes=((16, 32),), frames=(24,)), "bucket lengths"),
+    ],
+)
+def test_buckets_that_the_codec_cannot_take_are_told(
+    footage: Path, tmp_path: Path, buckets: Buckets, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tokenized(footage, tmp_path, buckets=buckets)
+
+
+def test_a_table_and_tars_are_footage_too(footage: Path, tmp_path: Path) -> None:
+    rows = [f"{footage}/train/train-{index}.mp4,A bar moves" for index in range(4)]
+    (tmp_path / "clips.csv").write_text("\n".join(["video,caption", *rows]))
+    from_table = tokenized(tmp_path / "clips.csv", tmp_path / "from_table")
+    with tarfile.open(tmp_path / "clips.tar", "w") as tar:
+        for index in range(4):
+            for suffix in ("mp4", "txt"):
+                tar.add(footage / "train" / f"train-{index}.{suffix}", f"{index}.{suffix}")
+    from_tar = tokenized(tmp_path / "clips.tar", tmp_path / "from_tar")
+    for manifest in (from_table, from_tar):
+        assert sum(len(manifest.samples_of(split)) for split in manifest.splits) == 4
+
+
+class BatchPatches(PatchVideoTokenizer):
+    """Counts what it encodes together."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def encode_many(self, clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        self.sizes.append(len(clips))
+        return [self.encode(clip) for clip in clips]
+
+
+def test_batches_give_what_single_clips_give(footage: Path, shards: Path, tmp_path: Path) -> None:
+    """Among the clips are a silent one, some that cannot be read, and one whose prompt is too long."""
+    BatchPatches.sizes.clear()
+    tokenized(footage, tmp_path, video=BatchPatches(channels=12), batch_clips=3)
+    assert max(BatchPatches.sizes) == 3
+    for split in ("train", "validation", "test"):
+        wanted, found = (list(read_latent_clips(folder, split)) for folder in (shards, tmp_path))
+        assert [clip.key for clip, _ in found] == [clip.key for clip, _ in wanted]
+        for (ours, metadata), (theirs, known) in zip(found, wanted, strict=True):
+            assert metadata == known
+            assert torch.equal(ours.video, theirs.video)
+            assert torch.equal(ours.text, theirs.text)
+            assert (ours.audio is None) == (theirs.audio is None)
+            assert ours.audio is None or torch.equal(ours.audio, theirs.audio)
+    reasons = [{clip.key: clip.reason for clip in Manifest.load(folder).dropped} for folder in (shards, tmp_path)]
+    assert reasons[0] == reasons[1]
