@@ -44,14 +44,14 @@ import webdataset
 from rich.console import Console
 from rich.table import Table
 
-from hh_train.data import media
-from hh_train.data.conditions import Conditions
 from hh_train.data.datamodule import LatentDataModule
-from hh_train.data.manifest import Manifest, Moments, SampleRecord, ShardRecord, TokenizerRecord
-from hh_train.data.media import MediaReader, write_clip
-from hh_train.data.plan import Budget, TrainingPlan
-from hh_train.data.shard_sets import Reading
-from hh_train.data.shards import LATENTS_MEMBER, ShardWriter, TokenizedClip, sample_record, write_null_text
+from hh_train.data.loading.conditions import Conditions
+from hh_train.data.loading.plan import Budget, TrainingPlan
+from hh_train.data.loading.shard_sets import Reading
+from hh_train.data.media import files as media
+from hh_train.data.media.files import MediaReader, write_clip
+from hh_train.data.shards.format import LATENTS_MEMBER, ShardWriter, TokenizedClip, sample_record, write_null_text
+from hh_train.data.shards.manifest import Manifest, Moments, SampleRecord, ShardRecord, TokenizerRecord
 from hh_train.runtime.composition import compose_config
 from hh_train.runtime.config import instantiate
 from hh_train.types import Clip, ClipMetadata, LatentClip, Prompt

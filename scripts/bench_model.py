@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from hh_train.data.manifest import Manifest, Moments, SampleRecord, ShardRecord
+from hh_train.data.loading.plan import Budget, Conditions, TrainingPlan
 from hh_train.data.packing import pack
-from hh_train.data.plan import Budget, Conditions, TrainingPlan
+from hh_train.data.shards.manifest import Manifest, Moments, SampleRecord, ShardRecord
 from hh_train.flow.solvers import RenoiseSolver
 from hh_train.model.config import ModelConfig
 from hh_train.model.modality import ModalityLinear, grouped_products, separate_products

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from hh_train.data.media import write_clip
+from hh_train.data.media.files import write_clip
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import RenoiseSolver
 from hh_train.inference.bundle import Geometry, write_bundle

@@ -17,7 +17,7 @@ from phonemes import MouthTrack, mouth_track
 from speech import SAMPLES_PER_SECOND, Phoneme, Speech, speak
 from texts import LANGUAGE_NAMES, Line, draw_line
 
-from hh_train.data.media import write_clip
+from hh_train.data.media.files import write_clip
 from hh_train.types import Clip, ClipMetadata, DialogueLine, Prompt
 
 RECIPE_VERSION = 3

@@ -10,12 +10,12 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from hh_train.data.clip_index import ClipIndex
-from hh_train.data.clip_reader import ClipReader, Delivery, ShardReader, SkippedClip
-from hh_train.data.conditions import Conditions, Phase
-from hh_train.data.manifest import Manifest, differing_settings
-from hh_train.data.plan import Budget, FixedPlan, Place, TrainingPlan, WeightedManifest, validation_plan
-from hh_train.data.shard_sets import OpenSet, Reading, ShardSet, common_null_text, open_shard_sets
+from hh_train.data.loading.clip_index import ClipIndex
+from hh_train.data.loading.clip_reader import ClipReader, Delivery, ShardReader, SkippedClip
+from hh_train.data.loading.conditions import Conditions, Phase
+from hh_train.data.loading.plan import Budget, FixedPlan, Place, TrainingPlan, WeightedManifest, validation_plan
+from hh_train.data.loading.shard_sets import OpenSet, Reading, ShardSet, common_null_text, open_shard_sets
+from hh_train.data.shards.manifest import Manifest, differing_settings
 from hh_train.types import PackedBatch
 
 log = logging.getLogger(__name__)

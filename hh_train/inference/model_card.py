@@ -24,7 +24,7 @@ A single-stream audio-video transformer, exported by hh_train {code_version}.
 ## Use
 
     from hh_train.inference.bundle import Bundle
-    from hh_train.data.media import write_clip
+    from hh_train.data.media.files import write_clip
 
     generated = Bundle.load("{name}").generate(prompt)
     write_clip("clip.mp4", generated.clip)

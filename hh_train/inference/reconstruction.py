@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hh_train.data.clip_folder import write_described_clip
-from hh_train.data.footage import FootageClip, FootageFile, read_footage
-from hh_train.data.media import MediaReader, resample
+from hh_train.data.footage.clip_folder import write_described_clip
+from hh_train.data.footage.files import FootageClip, FootageFile, read_footage
+from hh_train.data.media.files import MediaReader, resample
 from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, Recognizer
 from hh_train.metrics.wer import SpeechErrors, count_errors
 from hh_train.tokenizers import AudioTokenizer, VideoTokenizer

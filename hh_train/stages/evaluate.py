@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hh_train.data.footage import FootageFile, find_footage, hash_order, read_metadata
-from hh_train.data.manifest import Manifest
-from hh_train.data.media import MediaReader
-from hh_train.data.shards import read_latent_clips
+from hh_train.data.footage.files import FootageFile, find_footage, hash_order, read_metadata
+from hh_train.data.media.files import MediaReader
+from hh_train.data.shards.format import read_latent_clips
+from hh_train.data.shards.manifest import Manifest
 from hh_train.metrics.bootstrap import NUM_RESAMPLES
 from hh_train.metrics.figures import loss_curves_svg, read_curves
 from hh_train.metrics.measurement import ClipMeasurement, MeasurementLog, failed_measurement, measure_clip

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hh_train.data.footage import FootageFile
+from hh_train.data.footage.files import FootageFile
 from hh_train.metrics.measurement import ClipMeasurement
 from hh_train.metrics.report import SystemReport, difference_rows, table_rows
 from hh_train.metrics.scoreboard import MEASURES, SPEECH, Spoken

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hh_train.data.manifest import Manifest
+from hh_train.data.shards.manifest import Manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import RenoiseSolver, UniPCSolver
 from hh_train.inference.bundle import Geometry, verify_in_fresh_process, write_bundle

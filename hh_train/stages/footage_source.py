@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hh_train.data.accounting import Accounting, KeptClip
-from hh_train.data.clip_digest import clip_digest
-from hh_train.data.clip_reading import WindowClip, WindowReader
-from hh_train.data.file_lock import FileLock
-from hh_train.data.footage import SPLITS, DroppedClip, FootageFile, find_footage
-from hh_train.data.survey import FootageSurvey, Surveyor, gather, survey_footage
-from hh_train.data.windows import ClipWindow
+from hh_train.data.footage.files import SPLITS, DroppedClip, FootageFile, find_footage
+from hh_train.data.selection.accounting import Accounting, KeptClip
+from hh_train.data.selection.clip_reading import WindowClip, WindowReader
+from hh_train.data.selection.survey import FootageSurvey, Surveyor, gather, survey_footage
+from hh_train.data.selection.windows import ClipWindow
+from hh_train.data.shards.clip_digest import clip_digest
+from hh_train.data.shards.file_lock import FileLock
 from hh_train.runtime import logging
 
 SURVEY_FOLDER = ".survey"

@@ -11,9 +11,9 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from hh_train.data.clip_folder import is_written, write_described_clip
-from hh_train.data.manifest import Manifest
-from hh_train.data.shards import read_latent_clips
+from hh_train.data.footage.clip_folder import is_written, write_described_clip
+from hh_train.data.shards.format import read_latent_clips
+from hh_train.data.shards.manifest import Manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
 from hh_train.inference.generate import ClipGenerator, GeneratedClip

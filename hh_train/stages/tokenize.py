@@ -13,20 +13,20 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from torch import Tensor
 
-from hh_train.data.accounting import Accounting
 from hh_train.data.annotate import Annotator, Captioner, Transcriber
-from hh_train.data.buckets import Buckets
-from hh_train.data.clip_reading import WindowClip, WindowReader
-from hh_train.data.cuts import CutDetector
-from hh_train.data.duplicates import DuplicateSearch
-from hh_train.data.filters import ClipFilter
-from hh_train.data.footage import SPLITS, DroppedClip, FootageFile
-from hh_train.data.manifest import MANIFEST_FILE, Manifest, TokenizerRecord
-from hh_train.data.media import MediaReader
-from hh_train.data.shard_folder import ShardFolder
-from hh_train.data.shards import TokenizedClip, write_null_text
-from hh_train.data.survey import FootageSurvey, Surveyor
-from hh_train.data.windows import ClipWindow, WindowLengths, WindowPlan
+from hh_train.data.footage.files import SPLITS, DroppedClip, FootageFile
+from hh_train.data.media.files import MediaReader
+from hh_train.data.selection.accounting import Accounting
+from hh_train.data.selection.buckets import Buckets
+from hh_train.data.selection.clip_reading import WindowClip, WindowReader
+from hh_train.data.selection.cuts import CutDetector
+from hh_train.data.selection.duplicates import DuplicateSearch
+from hh_train.data.selection.filters import ClipFilter
+from hh_train.data.selection.survey import FootageSurvey, Surveyor
+from hh_train.data.selection.windows import ClipWindow, WindowLengths, WindowPlan
+from hh_train.data.shards.folder import ShardFolder
+from hh_train.data.shards.format import TokenizedClip, write_null_text
+from hh_train.data.shards.manifest import MANIFEST_FILE, Manifest, TokenizerRecord
 from hh_train.inference.reconstruction import measure_reconstruction
 from hh_train.metrics.recognizer import Recognizer
 from hh_train.runtime.launcher import launched_process
@@ -89,7 +89,7 @@ def run(
     """Writes the shards of a footage folder. A second call goes on where a killed one stopped; finished shards stay.
 
     Args:
-        footage: the folder; see `hh_train.data.footage.find_footage` for splits and captions.
+        footage: the folder; see `hh_train.data.footage.files.find_footage` for splits and captions.
         output: the shards folder.
         video: fitted to the training clips here when it needs fitting; likewise `audio`.
         audio: one latent a video frame: its latents a second are the frame rate of the clips.

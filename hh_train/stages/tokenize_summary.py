@@ -8,9 +8,9 @@ from math import prod
 from rich.console import Console
 from rich.table import Table
 
-from hh_train.data.accounting import Accounting, KeptClip
-from hh_train.data.footage import SPLITS, DroppedClip
-from hh_train.data.manifest import MANIFEST_FILE, Manifest, ShardRecord
+from hh_train.data.footage.files import SPLITS, DroppedClip
+from hh_train.data.selection.accounting import Accounting, KeptClip
+from hh_train.data.shards.manifest import MANIFEST_FILE, Manifest, ShardRecord
 
 MAX_TOLD_REASONS = 5
 RECONSTRUCTION_ROWS = (

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hh_train.data.footage import DroppedClip, FootageFile, find_footage, read_footage
-from hh_train.data.media import MediaReader
+from hh_train.data.footage.files import DroppedClip, FootageFile, find_footage, read_footage
+from hh_train.data.media.files import MediaReader
 from hh_train.metrics.clip_metric import Score
 from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, Recognizer
 from hh_train.metrics.recognizer_training import TrainingProgress, Utterance, train

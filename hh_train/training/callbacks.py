@@ -10,9 +10,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from hh_train.data.manifest import Manifest
-from hh_train.data.media import write_clip
-from hh_train.data.shards import read_latent_clips
+from hh_train.data.media.files import write_clip
+from hh_train.data.shards.format import read_latent_clips
+from hh_train.data.shards.manifest import Manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
 from hh_train.inference.generate import ClipGenerator

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from hh_train.data.conditions import Phase
 from hh_train.data.datamodule import LatentDataModule
-from hh_train.data.manifest import Manifest, TokenizerRecord
-from hh_train.data.shard_folder import ShardFolder
-from hh_train.data.shard_sets import Reading, ShardSet
-from hh_train.data.shards import TokenizedClip, write_null_text
+from hh_train.data.loading.conditions import Phase
+from hh_train.data.loading.shard_sets import Reading, ShardSet
+from hh_train.data.shards.folder import ShardFolder
+from hh_train.data.shards.format import TokenizedClip, write_null_text
+from hh_train.data.shards.manifest import Manifest, TokenizerRecord
 from hh_train.types import ClipMetadata, LatentClip, PackedBatch, Prompt
 
 NULL_TOKENS = 3
@@ -171,7 +171,7 @@ def test_another_seed_cannot_resume(shards: Path) -> None:
 def test_a_run_on_changed_data_goes_on_as_far_into_the_epoch(
     shards: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("hh_train.data.plan.BATCHES_PER_SEGMENT", 2)
+    monkeypatch.setattr("hh_train.data.loading.plan.BATCHES_PER_SEGMENT", 2)
     monkeypatch.setattr(logging.getLogger("hh_train"), "propagate", True)
     before = data(shards)
     num_segments = before.plan.num_segments(0)
@@ -336,7 +336,7 @@ def test_any_numbers_of_ranks_in_turn_read_what_one_would(
     shards: Path, monkeypatch: pytest.MonkeyPatch, legs: list[tuple[int, int]], seed: int, batches_per_segment: int
 ) -> None:
     """A run stopped and resumed again and again, each leg with another number of ranks and of steps."""
-    monkeypatch.setattr("hh_train.data.plan.BATCHES_PER_SEGMENT", batches_per_segment)
+    monkeypatch.setattr("hh_train.data.loading.plan.BATCHES_PER_SEGMENT", batches_per_segment)
     state, read = None, []
     for num_ranks, num_steps in legs:
         found, state = steps_of_all_ranks(shards, state, num_ranks, num_steps, seed=seed)

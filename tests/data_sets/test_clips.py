@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from clips import SHORTEST_FRAMES, Recipe, plan_clip, render_clip
 
-from hh_train.data.media import MediaReader
+from hh_train.data.media.files import MediaReader
 
 RECIPE = Recipe(
     seed=0,

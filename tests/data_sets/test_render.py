@@ -9,7 +9,7 @@ import pytest
 import render
 import speech
 
-from hh_train.data.footage import find_footage, read_metadata
+from hh_train.data.footage.files import find_footage, read_metadata
 from hh_train.types import ClipMetadata, Prompt
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from hh_train.data.manifest import Manifest
+from hh_train.data.shards.manifest import Manifest
 from hh_train.model.checkpoint import load_model, read_config
 from hh_train.training.checkpoints import Provenance
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from hh_train.data.media import MediaReader
-from hh_train.data.shards import read_latent_clips
+from hh_train.data.media.files import MediaReader
+from hh_train.data.shards.format import read_latent_clips
 from hh_train.stages.generate import _emptied
 from hh_train.types import ClipMetadata, Prompt
 

@@ -10,9 +10,9 @@ import cv2
 import pytest
 import torch
 
-from hh_train.data.manifest import Manifest
-from hh_train.data.media import MediaReader
-from hh_train.data.shards import read_latent_clips
+from hh_train.data.media.files import MediaReader
+from hh_train.data.shards.format import read_latent_clips
+from hh_train.data.shards.manifest import Manifest
 from hh_train.tokenizers import load_tokenizers
 from hh_train.types import Prompt
 

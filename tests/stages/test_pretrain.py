@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from hh_train.data.manifest import Manifest
-from hh_train.data.media import MediaReader
+from hh_train.data.media.files import MediaReader
+from hh_train.data.shards.manifest import Manifest
 from hh_train.model.checkpoint import load_model
 from hh_train.training.checkpoints import Provenance
 

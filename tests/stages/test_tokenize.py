@@ -12,17 +12,17 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from hh_train.data.accounting import Accounting
 from hh_train.data.annotate import Transcription
-from hh_train.data.buckets import Buckets
-from hh_train.data.cuts import CutDetector
 from hh_train.data.datamodule import LatentDataModule
-from hh_train.data.duplicates import DuplicateSearch
-from hh_train.data.filters import Black
-from hh_train.data.manifest import Manifest
-from hh_train.data.media import write_clip
-from hh_train.data.shards import read_latent_clips, read_null_text
-from hh_train.data.windows import WindowPlan
+from hh_train.data.media.files import write_clip
+from hh_train.data.selection.accounting import Accounting
+from hh_train.data.selection.buckets import Buckets
+from hh_train.data.selection.cuts import CutDetector
+from hh_train.data.selection.duplicates import DuplicateSearch
+from hh_train.data.selection.filters import Black
+from hh_train.data.selection.windows import WindowPlan
+from hh_train.data.shards.format import read_latent_clips, read_null_text
+from hh_train.data.shards.manifest import Manifest
 from hh_train.stages import tokenize
 from hh_train.tokenizers import HashedTextTokenizer, MelAudioTokenizer, PatchVideoTokenizer, load_tokenizers
 from hh_train.types import Clip, DialogueLine, Prompt

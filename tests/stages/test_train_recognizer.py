@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hh_train.data.media import write_clip
+from hh_train.data.media.files import write_clip
 from hh_train.metrics.recognizer import Recognizer
 from hh_train.metrics.recognizer_training import Utterance
 from hh_train.stages import train_recognizer

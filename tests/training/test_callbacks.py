@@ -12,9 +12,9 @@ from lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from hh_train.data.datamodule import LatentDataModule
-from hh_train.data.media import MediaReader
+from hh_train.data.media.files import MediaReader
 from hh_train.data.packing import pack
-from hh_train.data.shards import read_null_text
+from hh_train.data.shards.format import read_null_text
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.noise_levels import ShiftedUniform
 from hh_train.flow.solvers import RenoiseSolver

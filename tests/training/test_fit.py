@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
 from hh_train.data.datamodule import LatentDataModule
-from hh_train.data.manifest import Manifest
+from hh_train.data.shards.manifest import Manifest
 from hh_train.flow.noise_levels import ShiftedUniform
 from hh_train.model.config import ModelConfig
 from hh_train.model.transformer import SandwichTransformer

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hh_train.data.captions import LANGUAGE_NAMES
+from hh_train.data.footage.captions import LANGUAGE_NAMES
 
 _SILENCE_RMS = 1e-3
 _PIECE_SECONDS = 30.0
@@ -140,7 +140,7 @@ class WhisperTranscriber:
         return found
 
     def _resampled(self, waveform: Tensor, samples_per_second: int) -> Tensor:
-        from hh_train.data.media import resample
+        from hh_train.data.media.files import resample
 
         wanted = self._processor.feature_extractor.sampling_rate
         sound = waveform.detach().cpu().float()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hh_train.data.annotate import Annotator, Captioner, Transcriber, Transcription
-from hh_train.data.cuts import Shot
+from hh_train.data.selection.cuts import Shot
 from hh_train.types import Clip, ClipMetadata, DialogueLine, Prompt
 
 CLIP = Clip(
@@ -125,7 +125,7 @@ def test_a_stretch_of_a_file_is_heard_and_described_anew() -> None:
 
 
 def test_each_shot_is_described() -> None:
-    shots = (Shot(start_seconds=5.0, end_seconds=5.75), Shot(start_seconds=5.8, end_seconds=7.0))
+    shots = (Shot(start_seconds=5.0, end_seconds=5.8), Shot(start_seconds=5.8, end_seconds=7.0))
     found = Annotator(captioner=Eye()).annotate(CLIP, BARE, start_seconds=5.0, shots=shots)
     assert found.prompt.description == "Shot 1: frames 0 to 7\nShot 2: frames 8 to 19"
 

@@ -1,0 +1,1 @@
+"""Planned batches from shards, wherever these lie."""

@@ -1,0 +1,1 @@
+"""Which stretches of the footage become clips, and what is left out."""

@@ -1,0 +1,106 @@
+"""Windows of footage to decoded clips that pass the filters, several at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from hh_train.data.footage.files import DroppedClip, FootageFile, read_metadata
+from hh_train.data.media.files import MediaReader
+from hh_train.data.selection.filters import ClipFilter
+from hh_train.data.selection.windows import ClipWindow, WindowLengths
+from hh_train.types import Clip, ClipMetadata
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowClip:
+    """A decoded window, with what is known about it."""
+
+    window: ClipWindow
+    clip: Clip
+    metadata: ClipMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowReader:
+    """Reads windows and judges them."""
+
+    reader: MediaReader
+    lengths: WindowLengths
+    filters: Mapping[str, ClipFilter]
+    needs_caption: bool = True
+    """Whether a clip without caption is left out; otherwise its description stays empty."""
+
+    def read(self, window: ClipWindow) -> WindowClip | DroppedClip:
+        """The clip, or why there is none. Never raises on bad input."""
+        try:
+            metadata = read_metadata(window.file, caption_required=self.needs_caption)
+            clip = self._fitted(
+                self.reader.read(
+                    window.file.path,
+                    start_seconds=window.start_seconds,
+                    max_frames=window.num_frames,
+                    size=window.size,
+                )
+            )
+            reason = next((told for kept in self.filters.values() if (told := kept.reason(clip))), None)
+        except (ValueError, OSError) as error:
+            reason = str(error)
+        if reason is not None:
+            return DroppedClip(key=window.key, split=window.split, reason=reason)
+        return WindowClip(window=window, clip=clip, metadata=replace(metadata, key=window.key))
+
+    def is_described(self, file: FootageFile) -> bool:
+        """Whether there is a caption, or none is needed."""
+        try:
+            read_metadata(file, caption_required=self.needs_caption)
+        except (ValueError, OSError):
+            return False
+        return True
+
+    def read_all(
+        self, windows: Iterable[ClipWindow], *, num_workers: int | None = None
+    ) -> Iterator[WindowClip | DroppedClip]:
+        """Reads windows in their order, `num_workers` at a time (as many as there are processors by default)."""
+        return in_parallel(self.read, windows, num_workers=num_workers)
+
+    def _fitted(self, clip: Clip) -> Clip:
+        """The clip at a length of the buckets: a file may hold fewer frames than it says.
+
+        Raises:
+            ValueError: there are fewer frames than in the shortest bucket.
+        """
+        there = clip.frames.shape[0]
+        if not self.lengths.buckets.frames or there in self.lengths.buckets.frames:
+            return clip
+        length = self.lengths.fitting(there)
+        if length is None:
+            raise ValueError(
+                f"is too short: {there} frames at {clip.frames_per_second:g} a second, "
+                f"wanted {self.lengths.least} at the least"
+            )
+        samples = round(length * clip.samples_per_second / clip.frames_per_second)
+        waveform = None if clip.waveform is None else clip.waveform[:samples]
+        return replace(clip, frames=clip.frames[:length], waveform=waveform)
+
+
+def in_parallel(
+    function: Callable[[Item], Result], items: Iterable[Item], *, num_workers: int | None = None
+) -> Iterator[Result]:
+    """`map` in threads, since decoding releases Python's lock. At most twice as many results as workers wait."""
+    workers = max(1, num_workers if num_workers is not None else os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="footage") as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

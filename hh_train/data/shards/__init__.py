@@ -1,0 +1,1 @@
+"""Latent shards: the format, the folder in the making, the manifest."""

@@ -1,0 +1,112 @@
+"""Windows to clips: the right stretch and size, the reason where there is none, and the order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hh_train.data.footage.files import DroppedClip, FootageFile
+from hh_train.data.media.files import MediaReader, write_clip
+from hh_train.data.selection.buckets import Buckets
+from hh_train.data.selection.clip_reading import WindowClip, WindowReader, in_parallel
+from hh_train.data.selection.filters import ClipFilter, Silent
+from hh_train.data.selection.windows import ClipWindow, WindowLengths
+from hh_train.types import Clip
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of rising gray without sound."""
+    found = tmp_path_factory.mktemp("footage") / "a.mp4"
+    frames = (20 + 4 * torch.arange(50))[:, None, None, None].expand(50, 48, 64, 3).to(torch.uint8)
+    write_clip(found, Clip(frames=frames, frames_per_second=25.0, waveform=None, samples_per_second=16_000))
+    found.with_suffix(".txt").write_text("It grows light.")
+    return found
+
+
+def window(path: Path, start: float = 0.0, num_frames: int = 9) -> ClipWindow:
+    file = FootageFile(path=path, key="a", split="train")
+    return ClipWindow(file=file, key="a_0", start_seconds=start, num_frames=num_frames, size=(32, 32))
+
+
+def reader(*frames: int, filters: dict[str, ClipFilter] | None = None, needs_caption: bool = True) -> WindowReader:
+    lengths = WindowLengths(buckets=Buckets(sizes=((32, 32),), frames=frames), multiple=4, shortest=5, longest=101)
+    return WindowReader(reader=MediaReader(), lengths=lengths, filters=filters or {}, needs_caption=needs_caption)
+
+
+def test_a_window_is_read_where_it_stands(path: Path) -> None:
+    item = reader().read(window(path, start=0.8))
+    assert isinstance(item, WindowClip)
+    assert item.clip.frames.shape == (9, 32, 32, 3)
+    grays = item.clip.frames.float().mean((1, 2, 3))
+    torch.testing.assert_close(grays, 20 + 4 * torch.arange(20, 29).float(), atol=1.5, rtol=0)
+    assert item.metadata.key == "a_0"
+    assert item.metadata.prompt.description == "It grows light."
+
+
+def test_fewer_frames_than_expected_go_to_a_shorter_bucket(path: Path) -> None:
+    item = reader(9, 17).read(window(path, start=1.44, num_frames=17))
+    assert isinstance(item, WindowClip)
+    assert item.clip.frames.shape[0] == 9
+
+
+def test_fewer_frames_than_any_bucket_are_told(path: Path) -> None:
+    item = reader(33).read(window(path, start=1.44, num_frames=33))
+    assert isinstance(item, DroppedClip)
+    assert item.reason == "is too short: 13 frames at 25 a second, wanted 33 at the least"
+
+
+def test_filters_tell_their_reason(path: Path) -> None:
+    item = reader(filters={"silent": Silent()}).read(window(path))
+    assert item == DroppedClip(key="a_0", split="train", reason="is silent: no sound track")
+
+
+def test_a_missing_caption_is_for_the_captioner(tmp_path: Path, path: Path) -> None:
+    bare = tmp_path / "bare.mp4"
+    bare.write_bytes(path.read_bytes())
+    refused = reader().read(window(bare))
+    assert isinstance(refused, DroppedClip)
+    assert refused.reason.startswith("no caption")
+    item = reader(needs_caption=False).read(window(bare))
+    assert isinstance(item, WindowClip)
+    assert item.metadata.prompt.description == ""
+    assert not reader().is_described(window(bare).file)
+    assert reader(needs_caption=False).is_described(window(bare).file)
+
+
+def test_a_broken_caption_is_not(tmp_path: Path, path: Path) -> None:
+    bare = tmp_path / "bare.mp4"
+    bare.write_bytes(path.read_bytes())
+    bare.with_suffix(".json").write_text("{")
+    item = reader(needs_caption=False).read(window(bare))
+    assert isinstance(item, DroppedClip)
+    assert "JSON" in item.reason
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    assert isinstance(reader(needs_caption=False).read(window(tmp_path / "gone.mp4")), DroppedClip)
+
+
+def test_results_come_in_order_and_few_wait() -> None:
+    taken = []
+    lock = threading.Lock()
+
+    def items() -> object:
+        for number in range(40):
+            with lock:
+                taken.append(number)
+            yield number
+
+    def slow(number: int) -> int:
+        time.sleep(0.001 * (number % 5))
+        return number * number
+
+    found = []
+    for result in in_parallel(slow, items(), num_workers=3):  # type: ignore[arg-type]
+        found.append(result)
+        assert len(taken) - len(found) <= 7
+    assert found == [number * number for number in range(40)]
