@@ -50,7 +50,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 H100_DENSE_BF16_TFLOPS = 989
 ORIGINAL_8_EVALUATIONS_SECONDS = 1.6
 """The released code at 256p and 5 s on one H100."""
-console = Console(width=120)
+console = Console(width=140)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,7 +177,7 @@ def test_clips_come_in_order_with_the_bad_ones_in_place(tmp_path: Path) -> None:
     assert [isinstance(item, DroppedClip) for item in items] == [number % 3 == 0 for number in range(12)]
 
 
-REAL_CLIPS = Path(__file__).parents[2] / "data" / "real_clips" / "generated"
+REAL_CLIPS = Path(__file__).parents[3] / "data" / "real_clips" / "generated"
 
 
 @pytest.mark.skipif(not (REAL_CLIPS / ".complete").is_file(), reason="no real clips: run scripts/fetch_test_footage.sh")

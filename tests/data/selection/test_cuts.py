@@ -12,7 +12,7 @@ from hh_train.data.media.files import MediaError, MediaReader, write_clip
 from hh_train.data.selection.cuts import CutDetector, Shot
 from hh_train.types import Clip
 
-REAL_CLIPS = Path(__file__).parents[2] / "data" / "real_clips" / "generated"
+REAL_CLIPS = Path(__file__).parents[3] / "data" / "real_clips" / "generated"
 real_clips = pytest.mark.skipif(
     not (REAL_CLIPS / ".complete").is_file(), reason="no real clips: run scripts/fetch_test_footage.sh"
 )
