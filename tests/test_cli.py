@@ -36,6 +36,14 @@ def run(
         raise KeyboardInterrupt
 
 
+def tokenize(
+    *, output: Path | None, seed: int, steps: int, rates: list[float], fail: str | None, dry_run: bool
+) -> None:
+    """A stage that may be tried out."""
+    run(output=output, seed=seed, steps=steps, rates=rates, fail=fail)
+    CALLS[-1]["dry_run"] = dry_run
+
+
 @pytest.fixture(autouse=True)
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tree with one root, as HH_TRAIN_CONFIGS; the working directory is empty."""
@@ -102,6 +110,23 @@ def test_a_stage_is_called_with_what_was_asked_for(monkeypatch: pytest.MonkeyPat
     assert OmegaConf.load(record).steps == 3
     assert "# hh-train pretrain steps=3 'rates=[1,2]'" in record.read_text(encoding="utf-8").splitlines()
     assert [path.relative_to(tree) for path in tree.rglob("*") if path.is_file()] == [Path("runs/out/config.yaml")]
+
+
+def test_inspecting_shards_belongs_to_tokenizing(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
+    configs = tree.parent / "configs"
+    (configs / "pretrain.yaml").rename(configs / "inspect.yaml")
+    assert hh_train(monkeypatch, "tokenize", "inspect", "steps=4") == 0
+    (call,) = CALLS
+    assert (call["steps"], call["argv"]) == (4, ["hh-train", "inspect", "steps=4"])
+
+
+def test_a_dry_run_may_be_asked_for_as_a_flag(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
+    configs = tree.parent / "configs"
+    root = (configs / "pretrain.yaml").read_text()
+    (configs / "tokenize.yaml").write_text(root.replace(f"{__name__}.run", f"{__name__}.tokenize") + "dry_run: false\n")
+    assert hh_train(monkeypatch, "tokenize", "--dry-run", "steps=2") == 0
+    (call,) = CALLS
+    assert (call["steps"], call["dry_run"]) == (2, True)
 
 
 def test_the_seed_decides_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
