@@ -48,7 +48,7 @@ class JobError(Exception):
 
 def main() -> None:
     """The console command. Exit codes: 0 done, 1 failed, 2 wrong command or configuration, 130 interrupted."""
-    arguments = sys.argv[1:] = _in_one_form(sys.argv[1:])
+    arguments = sys.argv[1:] = in_one_form(sys.argv[1:])
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
@@ -67,7 +67,7 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
 
 
-def _in_one_form(arguments: list[str]) -> list[str]:
+def in_one_form(arguments: list[str]) -> list[str]:
     """`tokenize inspect` is a stage of its own, and `--dry-run` a key."""
     arguments = arguments[1:] if arguments[:2] == ["tokenize", "inspect"] else arguments
     return ["dry_run=true" if argument == "--dry-run" else argument for argument in arguments]

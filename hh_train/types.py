@@ -22,6 +22,30 @@ DIALOGUE_HEADING = "Dialogue:"
 SOUND_HEADING = "Background Sound:"
 DIALOGUE_LINE = re.compile(r'<(?P<speaker>[^<>]*?)\s*,\s*(?P<language>[^<>,]*)>\s*:\s*["“](?P<line>.*)["”]')
 
+LANGUAGE_NAMES = {
+    "zh": "Mandarin",
+    "yue": "Cantonese",
+    "en": "English",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "de": "German",
+    "fr": "French",
+}
+"""The languages: names as in prompts, by codes as in metadata."""
+_LANGUAGE_CODES = {
+    **{code: code for code in LANGUAGE_NAMES},
+    **{name.lower(): code for code, name in LANGUAGE_NAMES.items()},
+    **{"cmn": "zh", "zho": "zh", "chi": "zh", "chinese": "zh", "eng": "en", "jpn": "ja", "jp": "ja", "kor": "ko"},
+    **{"kr": "ko", "deu": "de", "ger": "de", "fra": "fr", "fre": "fr"},
+}
+
+
+def language_code(language: str) -> str | None:
+    """The code of a language given by code or English name (`zh`, `cmn`, `zh-CN`, `Chinese` and `Mandarin` are one);
+    None for one that is none of the seven.
+    """
+    return _LANGUAGE_CODES.get(re.split(r"[-_]", language.strip().lower())[0])
+
 
 class Modality(IntEnum):
     """The kinds of token. Their order is that of the stacked experts in the released weights."""

@@ -1,12 +1,11 @@
 """How fast latent shards are read, against a bare webdataset loop, and how fast footage becomes shards.
 
-    python scripts/bench_data.py [--only loading remote memory start packing tokenize] [--rounds 5] [--tiny]
+    python scripts/bench_data.py [--only loading remote memory start tokenize] [--rounds 5] [--tiny]
 
 loading   clips and MB per second of the training loader against webdataset over the same shards, in turn in one run.
 remote    the same from a web server on this machine: a read per clip, a cold and a warm cache of shards.
 memory    the most memory that reading takes, by number of shards, each in a fresh process.
 start     seconds to the first batch of an epoch, and to the next one after a resume deep in it.
-packing   how full batches of a realistic mix of clips are, by budget. Counts only.
 tokenize  footage to shards on one thread: clips per second, and the shares of its steps.
 
 Ratios are medians with their range. Times of one machine at one moment stand beside them for orientation. `--tiny`
@@ -21,7 +20,6 @@ import gc
 import http.server
 import json
 import multiprocessing
-import random
 import re
 import resource
 import statistics
@@ -45,8 +43,6 @@ from rich.console import Console
 from rich.table import Table
 
 from hh_train.data.datamodule import LatentDataModule
-from hh_train.data.loading.conditions import Conditions
-from hh_train.data.loading.plan import Budget, TrainingPlan
 from hh_train.data.loading.shard_sets import Reading
 from hh_train.data.media import files as media
 from hh_train.data.media.files import MediaReader, write_clip
@@ -56,7 +52,7 @@ from hh_train.runtime.composition import compose_config
 from hh_train.runtime.config import instantiate
 from hh_train.types import Clip, ClipMetadata, LatentClip, Prompt
 
-PARTS = ("loading", "remote", "memory", "start", "packing", "tokenize")
+PARTS = ("loading", "remote", "memory", "start", "tokenize")
 PATCH = (1, 2, 2)
 console = Console(width=120)
 
@@ -375,49 +371,6 @@ def bench_start(tiny: bool, rounds: int) -> None:
                 f"{100 * share:.0f} % of the epoch", spread([one for one, _ in found]), spread(first),
                 spread(ratios, "x"),
             )  # fmt: skip
-    console.print(rows)
-
-
-# ------------------------------------------------------------------------------------------------------ packing
-
-
-def realistic_records(count: int) -> Iterator[SampleRecord]:
-    """256p clips of 1 to 10 s in five shapes of picture, some silent, a few single pictures and sounds alone."""
-    draw = random.Random(0)
-    for index in range(count):
-        frames = 25 * draw.choice((1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5, 6, 8, 10)) + 1
-        rows, columns = draw.choice(((16, 28), (16, 28), (28, 16), (22, 22), (20, 24)))
-        kind = draw.random()
-        latent_frames = 1 if kind < 0.05 else (frames - 1) // 4 + 1
-        yield SampleRecord(
-            key=f"clip {index}",
-            video=None if 0.05 <= kind < 0.1 else (latent_frames, rows, columns),
-            audio=None if kind < 0.05 or kind > 0.9 else frames,
-            text=draw.randint(40, 640),
-        )
-
-
-def bench_packing(tiny: bool, rounds: int) -> None:
-    del rounds
-    samples = list(realistic_records(1500 if tiny else 24_000))
-    shards = [shard_record(f"{i}", "train", samples[i : i + 100], 0) for i in range(0, len(samples), 100)]
-    manifest = Manifest(
-        settings={}, frames_per_second=25.0, samples_per_second=16_000, tokenizers={}, shards=tuple(shards)
-    )
-    conditions = Conditions(text_dropout=0.1, image_to_video_share=0.1, audio_to_video_share=0.1)
-    rows = table("Batches of a realistic mix of clips", "token budget", "clips a batch", "real tokens", "planning")
-    for tokens in (10_240, 16_384, 32_768, 65_536):
-        budget = Budget(patch=PATCH, tokens_per_batch=tokens, null_text_tokens=200)
-        plan = TrainingPlan(manifest=manifest, budget=budget, conditions=conditions, seed=0, shards_in_hand=8)
-        start = time.perf_counter()
-        batches = plan.epoch(0)
-        seconds = time.perf_counter() - start
-        filled = [100 * sum(map(budget.tokens, batch)) / tokens for batch in batches]
-        rows.add_row(
-            str(tokens), f"{len(samples) / len(batches):.1f}",
-            f"{statistics.mean(filled):.2f} %  [{min(filled):.1f} .. {max(filled):.1f}]",
-            f"{1e6 * seconds / len(samples):.1f} us a clip",
-        )  # fmt: skip
     console.print(rows)
 
 

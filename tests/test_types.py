@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hh_train.types import ClipLayout, ClipMetadata, DialogueLine, Prompt
+from hh_train.types import ClipLayout, ClipMetadata, DialogueLine, Prompt, language_code
 
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # beartype samples containers
 
@@ -58,3 +58,21 @@ def test_a_line_that_is_no_dialogue_is_named() -> None:
 def test_layout_counts() -> None:
     layout = ClipLayout(video=(2, 3, 4), audio=5, text=6)
     assert (layout.num_video, layout.num_tokens) == (24, 35)
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        ("en", "en"),
+        ("en-US", "en"),
+        ("English", "en"),
+        ("zh_CN", "zh"),
+        ("Chinese", "zh"),
+        ("JA", "ja"),
+        (" de ", "de"),
+        ("Klingon", None),
+        ("", None),
+    ],
+)
+def test_languages_have_one_code(written: str, code: str | None) -> None:
+    assert language_code(written) == code

@@ -9,19 +9,8 @@ from __future__ import annotations
 import unicodedata
 from typing import Literal
 
-LANGUAGES = ("zh", "yue", "en", "ja", "ko", "de", "fr")
-"""The codes that clip metadata uses."""
+from hh_train import types
 
-_NAMES = {
-    "zh": ("zh", "cmn", "zho", "chi", "chinese", "mandarin"),
-    "yue": ("yue", "cantonese"),
-    "en": ("en", "eng", "english"),
-    "ja": ("ja", "jpn", "japanese"),
-    "ko": ("ko", "kor", "korean"),
-    "de": ("de", "deu", "ger", "german"),
-    "fr": ("fr", "fra", "fre", "french"),
-}
-_CODES = {name: code for code, names in _NAMES.items() for name in names}
 _CHARACTER_LANGUAGES = frozenset({"zh", "yue", "ja", "ko"})
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4`"), "'")
 _SPELLINGS = {"de": {"ß": "ss"}, "fr": {"œ": "oe", "æ": "ae"}}
@@ -37,14 +26,15 @@ _DIGIT_WORDS = {
 
 
 def language_code(language: str) -> str:
-    """The code of a language given by code or English name (`zh`, `cmn`, `Chinese` and `Mandarin` are one).
+    """The code of a language given by code or English name.
 
     Raises:
         ValueError: for a language that is none of the seven.
     """
-    code = _CODES.get(language.strip().lower().split("-")[0].split("_")[0])
+    code = types.language_code(language)
     if code is None:
-        raise ValueError(f"language {language!r} is unknown; give one of {', '.join(LANGUAGES)} or its English name")
+        known = ", ".join(types.LANGUAGE_NAMES)
+        raise ValueError(f"language {language!r} is unknown; give one of {known} or its English name")
     return code
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hh_train.cli import STAGES
+from hh_train.cli import STAGES, in_one_form
 from hh_train.runtime.composition import compose_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^ +hh-train (.+)$", re.sub(r" *\\\n *", " ", README), flags=re.MULTILINE)
 
 
 def test_every_stage_it_calls_exists() -> None:
@@ -19,9 +20,9 @@ def test_every_stage_it_calls_exists() -> None:
     assert {"tokenize", "pretrain", "distill", "generate"} <= called <= set(STAGES)
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"^ +hh-train (.+)$", README, flags=re.MULTILINE))))
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
 def test_every_command_composes(command: str) -> None:
-    stage, *overrides = command.split()
+    stage, *overrides = in_one_form(command.split())
     assert "_target_" in compose_config(stage, overrides)
 
 

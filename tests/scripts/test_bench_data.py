@@ -55,12 +55,6 @@ def test_a_resume_is_set_against_the_start(printed: str) -> None:
     assert found[0][3].startswith("1.00x")
 
 
-def test_batches_are_nearly_full(printed: str) -> None:
-    found = rows(printed, "Batches of a realistic mix")
-    assert len(found) == 4
-    assert all(95 < float(row[2].split()[0]) <= 100 for row in found)
-
-
 def test_the_shares_of_tokenizing_add_up(printed: str) -> None:
     (found,) = rows(printed, "Footage to shards")
     shares = [float(cell) for cell in re.findall(r"([\d.]+) %", " ".join(found))]

@@ -47,7 +47,7 @@ def test_wan_has_about_as_many_parameters(printed: str) -> None:
 def test_packs_are_filled_without_padding(printed: str) -> None:
     packs = rows(printed, "Packs of a realistic mix")
     assert [row[2] for row in packs] == ["0 %"] * 3
-    assert all(80 < float(row[3].split()[0]) <= 100 for row in packs)
+    assert all(95 < float(row[3].split()[0]) <= 100 for row in packs)
 
 
 def test_what_needs_cuda_at_full_size_runs_at_toy_size(printed: str) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 from hh_train.data.annotate.caption import Captioner
 from hh_train.data.annotate.transcribe import Transcriber
-from hh_train.data.footage.captions import LANGUAGE_NAMES
 from hh_train.data.selection.cuts import Shot
 from hh_train.data.selection.windows import count_frames
-from hh_train.types import Clip, ClipMetadata, DialogueLine, Prompt
+from hh_train.types import LANGUAGE_NAMES, Clip, ClipMetadata, DialogueLine, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)

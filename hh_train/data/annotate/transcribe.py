@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hh_train.data.footage.captions import LANGUAGE_NAMES
+from hh_train.types import LANGUAGE_NAMES
 
 _SILENCE_RMS = 1e-3
 _PIECE_SECONDS = 30.0

@@ -10,24 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hh_train.types import ClipMetadata, DialogueLine, Prompt
+from hh_train.types import LANGUAGE_NAMES, ClipMetadata, DialogueLine, Prompt, language_code
 
-LANGUAGE_NAMES = {
-    "zh": "Mandarin",
-    "yue": "Cantonese",
-    "en": "English",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "de": "German",
-    "fr": "French",
-}
-"""The languages of prompts by their codes."""
-_CODES = {
-    **{code: code for code in LANGUAGE_NAMES},
-    **{name.lower(): code for code, name in LANGUAGE_NAMES.items()},
-    **{"cmn": "zh", "chinese": "zh", "jp": "ja", "kr": "ko", "ger": "de", "deu": "de", "fre": "fr", "fra": "fr"},
-    **{"eng": "en", "jpn": "ja", "kor": "ko", "zho": "zh"},
-}
 NAMES = {
     "description": ("caption", "text", "prompt", "description", "cap", "captions"),
     "transcript": ("transcript", "transcription", "speech", "asr"),
@@ -43,12 +27,6 @@ NAMES = {
 def plain_name(name: str) -> str:
     """A name of a column without its case and punctuation."""
     return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-
-
-def language_code(language: str) -> str:
-    """zh, yue, en, ja, ko, de or fr for a code or an English name; other languages as they are written."""
-    written = language.strip()
-    return _CODES.get(re.split(r"[-_]", written.lower())[0], written)
 
 
 def fields_by_name(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +59,8 @@ def metadata_from_fields(fields: Mapping[str, Any], key: str) -> ClipMetadata:
             raise ValueError(f"malformed fields: {name} is {value!r}, wanted text")
         if value is not None:
             texts[name] = _written(value.strip(), name)
-    language = language_code(texts["language"]) if texts.get("language") else None
+    written = texts.get("language")
+    language = language_code(written) or written.strip() if written else None
     transcript = " ".join(texts.get("transcript", "").split()) or None
     prompt = _prompt(texts, fields.get("dialogue"), transcript, language)
     spoken = " ".join(line.line for line in prompt.dialogue)

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from hh_train.data.loading.storage import Storage
@@ -50,7 +50,8 @@ class DiskCache:
     @property
     def num_bytes(self) -> int:
         """That the files take up now."""
-        return sum(size for _, size, _ in self._files())
+        with self._counting():
+            return sum(size for _, size, _ in self._files())
 
     def _copy(self, storage: Storage, name: str) -> Path:
         digest = hashlib.sha256(f"{storage.root}\n{self.version}\n{name}".encode()).hexdigest()[:16]
@@ -66,7 +67,7 @@ class DiskCache:
 
     def _download(self, storage: Storage, name: str, copy: Path, num_bytes: int) -> bool:
         partial = copy.with_name(copy.name + _PARTIAL)
-        with _locked(self.folder / f"room{_LOCK}"):
+        with self._counting():
             partial.unlink(missing_ok=True)
             if not self._make_room(num_bytes, keep=copy):
                 log.debug("no room for %s in %s", name, self.folder)
@@ -75,11 +76,16 @@ class DiskCache:
             os.truncate(partial, num_bytes)  # others count it in full from now on
         try:
             storage.download(name, partial, num_bytes=num_bytes)
-            partial.replace(copy)
+            with self._counting():  # a file that changes its name might be counted twice, or not at all
+                partial.replace(copy)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
         return True
+
+    def _counting(self) -> AbstractContextManager[bool]:
+        """Holds the folder as it is."""
+        return _locked(self.folder / f"room{_LOCK}")
 
     def _make_room(self, num_bytes: int, *, keep: Path) -> bool:
         """Removes the files used longest ago, but none that a process is downloading."""

@@ -7,24 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hh_train.data.footage.captions import language_code, metadata_beside, metadata_from_fields, read_text
+from hh_train.data.footage.captions import metadata_beside, metadata_from_fields, read_text
 from hh_train.types import ClipMetadata, DialogueLine, Prompt
-
-
-@pytest.mark.parametrize(
-    ("written", "code"),
-    [
-        ("en", "en"),
-        ("en-US", "en"),
-        ("English", "en"),
-        ("zh_CN", "zh"),
-        ("Chinese", "zh"),
-        ("JA", "ja"),
-        (" de ", "de"),
-    ],
-)
-def test_languages_have_one_code(written: str, code: str) -> None:
-    assert language_code(written) == code
 
 
 def test_an_unknown_language_stays_and_makes_no_dialogue() -> None:
