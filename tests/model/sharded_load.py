@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def main(folder: Path, output: str) -> None:
         torch.save({"weights": weights, "elements_read": elements}, output)
     dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads may still run when the interpreter ends, which aborts now and then
 
 
 if __name__ == "__main__":

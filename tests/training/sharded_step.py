@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -78,6 +79,7 @@ def main(path: str) -> None:
     if dist.get_rank() == 0:
         torch.save(results, path)
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads may still run when the interpreter ends, which aborts now and then
 
 
 if __name__ == "__main__":
