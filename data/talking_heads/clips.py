@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from people import SPEAKERS_PER_SPLIT, Person, Scene, draw_person, draw_scene, generator
 from phonemes import MouthTrack, mouth_track
 from speech import SAMPLES_PER_SECOND, Phoneme, Speech, speak
-from texts import LANGUAGE_NAMES, Line, draw_line
+from texts import Line, draw_line
 
 from hh_train.data.media.files import write_clip
-from hh_train.types import Clip, ClipMetadata, DialogueLine, Prompt
+from hh_train.types import LANGUAGE_NAMES, Clip, ClipMetadata, DialogueLine, Prompt
 
 RECIPE_VERSION = 3
 """Goes up whenever the same request would give other clips, so that no folder mixes two kinds."""

@@ -8,16 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hh_train.types import LANGUAGE_NAMES
+
 SPLITS = ("train", "validation", "test")
-LANGUAGE_NAMES = {
-    "zh": "Mandarin",
-    "yue": "Cantonese",
-    "en": "English",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "de": "German",
-    "fr": "French",
-}
 CONTENTS = ("digits", "sentences", "mixed")
 _SPLIT_OF_TENTH = ("train",) * 8 + ("validation", "test")
 _SHORTEST_DIGIT_STRING = 2

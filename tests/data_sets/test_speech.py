@@ -7,7 +7,9 @@ import pytest
 import speech
 from phonemes import unknown_sounds
 from speech import ESPEAK_VOICES, SAMPLES_PER_SECOND, Speech, Voice, speak
-from texts import DIGITS, LANGUAGE_NAMES, digit_line, sentences_of
+from texts import DIGITS, digit_line, sentences_of
+
+from hh_train.types import LANGUAGE_NAMES
 
 WOMAN = Voice(variant="f2", pitch=50, words_per_minute=180)
 

@@ -4,7 +4,9 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from texts import DIGITS, LANGUAGE_NAMES, SPLITS, digit_line, draw_line, sentences_of, split_of_digits
+from texts import DIGITS, SPLITS, digit_line, draw_line, sentences_of, split_of_digits
+
+from hh_train.types import LANGUAGE_NAMES
 
 
 def test_digit_strings_are_shared_out_and_no_split_is_short_of_them() -> None:
