@@ -12,8 +12,8 @@ from torch import Tensor
 from hh_train.data.footage.clip_folder import write_described_clip
 from hh_train.data.footage.files import FootageClip, FootageFile, read_footage
 from hh_train.data.media.files import MediaReader, resample
-from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, Recognizer
-from hh_train.metrics.wer import SpeechErrors, count_errors
+from hh_train.metrics.speech.recognizer import SAMPLES_PER_SECOND, Recognizer
+from hh_train.metrics.speech.wer import SpeechErrors, count_errors
 from hh_train.tokenizers import AudioTokenizer, VideoTokenizer
 from hh_train.tokenizers.spectrum import ShortTimeFourier, mel_filters
 from hh_train.types import Clip, ClipMetadata

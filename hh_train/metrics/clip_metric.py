@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from hh_train.metrics.bootstrap import NUM_RESAMPLES, ratio_interval
+from hh_train.metrics.comparison.bootstrap import NUM_RESAMPLES, ratio_interval
 
 
 class Score(NamedTuple):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hh_train.metrics.cost import generation_cost
-from hh_train.metrics.lip_sync import LipSync, SyncMeasurement, loudness_track, measure_sync
-from hh_train.metrics.motion import measure_motion
-from hh_train.metrics.mouth import track_mouth
-from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, Recognizer
+from hh_train.metrics.faces.mouth import track_mouth
+from hh_train.metrics.motion.weight_free import measure_motion
+from hh_train.metrics.speech.recognizer import SAMPLES_PER_SECOND, Recognizer
+from hh_train.metrics.speech.wer import SpeechErrors, count_errors
 from hh_train.metrics.statistics import measure_statistics
-from hh_train.metrics.wer import SpeechErrors, count_errors
+from hh_train.metrics.sync.lip_sync import LipSync, SyncMeasurement, loudness_track, measure_sync
 from hh_train.types import Clip
 
 _T = TypeVar("_T")

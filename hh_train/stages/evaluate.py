@@ -18,11 +18,11 @@ from hh_train.data.footage.files import FootageFile, find_footage, hash_order, r
 from hh_train.data.media.files import MediaReader
 from hh_train.data.shards.format import read_latent_clips
 from hh_train.data.shards.manifest import Manifest
-from hh_train.metrics.bootstrap import NUM_RESAMPLES
-from hh_train.metrics.figures import loss_curves_svg, read_curves
+from hh_train.metrics.comparison.bootstrap import NUM_RESAMPLES
+from hh_train.metrics.comparison.scoreboard import MEASURES, Spoken, difference, score_system
 from hh_train.metrics.measurement import ClipMeasurement, MeasurementLog, failed_measurement, measure_clip
-from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, Recognizer
-from hh_train.metrics.report import (
+from hh_train.metrics.report.figures import loss_curves_svg, read_curves
+from hh_train.metrics.report.page import (
     Exhibit,
     PromptReport,
     SystemReport,
@@ -30,8 +30,8 @@ from hh_train.metrics.report import (
     render_report,
     write_report,
 )
-from hh_train.metrics.scoreboard import MEASURES, Spoken, difference, score_system
-from hh_train.metrics.transcripts import normalize
+from hh_train.metrics.speech.recognizer import SAMPLES_PER_SECOND, Recognizer
+from hh_train.metrics.speech.transcripts import normalize
 from hh_train.runtime.version import code_version
 from hh_train.stages.evaluation_record import ScoredSystem, evaluation_notes, print_evaluation, write_results
 from hh_train.types import ClipMetadata

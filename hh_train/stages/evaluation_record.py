@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from hh_train.data.footage.files import FootageFile
+from hh_train.metrics.comparison.scoreboard import MEASURES, SPEECH, Spoken
 from hh_train.metrics.measurement import ClipMeasurement
-from hh_train.metrics.report import SystemReport, difference_rows, table_rows
-from hh_train.metrics.scoreboard import MEASURES, SPEECH, Spoken
+from hh_train.metrics.report.page import SystemReport, difference_rows, table_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hh_train.data.media.faces import find_face
-from hh_train.metrics.lip_sync import MAX_OFFSET_FRAMES, SyncMeasurement, measure_sync
-from hh_train.metrics.mouth import track_mouth
+from hh_train.metrics.faces.mouth import track_mouth
+from hh_train.metrics.sync.lip_sync import MAX_OFFSET_FRAMES, SyncMeasurement, measure_sync
 from hh_train.types import Clip
 
 _MARGIN = 0.25

@@ -17,7 +17,7 @@ from torch import Tensor
 from hh_train.data.footage.clip_folder import write_described_clip
 from hh_train.data.shards.format import in_float32, read_shard
 from hh_train.data.shards.manifest import Manifest
-from hh_train.metrics.figures import frame_strip
+from hh_train.metrics.report.figures import frame_strip
 from hh_train.tokenizers import Tokenizers, load_tokenizers
 from hh_train.types import Clip, ClipMetadata, LatentClip
 

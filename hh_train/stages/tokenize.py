@@ -28,7 +28,7 @@ from hh_train.data.shards.folder import ShardFolder
 from hh_train.data.shards.format import TokenizedClip, write_null_text
 from hh_train.data.shards.manifest import MANIFEST_FILE, Manifest, TokenizerRecord
 from hh_train.inference.reconstruction import measure_reconstruction
-from hh_train.metrics.recognizer import Recognizer
+from hh_train.metrics.speech.recognizer import Recognizer
 from hh_train.runtime.launcher import launched_process
 from hh_train.stages.footage_source import (
     SURVEY_FOLDER,

@@ -16,10 +16,10 @@ from rich.table import Table
 from hh_train.data.footage.files import DroppedClip, FootageFile, find_footage, read_footage
 from hh_train.data.media.files import MediaReader
 from hh_train.metrics.clip_metric import Score
-from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, Recognizer
-from hh_train.metrics.recognizer_training import TrainingProgress, Utterance, train
-from hh_train.metrics.transcripts import is_digit_string, normalize
-from hh_train.metrics.wer import SpeechErrorRate
+from hh_train.metrics.speech.recognizer import SAMPLES_PER_SECOND, Recognizer
+from hh_train.metrics.speech.recognizer_training import TrainingProgress, Utterance, train
+from hh_train.metrics.speech.transcripts import is_digit_string, normalize
+from hh_train.metrics.speech.wer import SpeechErrorRate
 
 FLOOR_FILE = "floor.json"
 

@@ -12,8 +12,8 @@ import torch
 from hh_train.data.footage.files import find_footage
 from hh_train.data.media.files import MediaReader, write_clip
 from hh_train.inference.reconstruction import measure_reconstruction, mel_distance_decibel, psnr_decibel
-from hh_train.metrics.recognizer import Recognizer, RecognizerConfig
-from hh_train.metrics.wer import count_errors
+from hh_train.metrics.speech.recognizer import Recognizer, RecognizerConfig
+from hh_train.metrics.speech.wer import count_errors
 from hh_train.tokenizers import MelAudioTokenizer, PatchVideoTokenizer
 from hh_train.types import Clip
 

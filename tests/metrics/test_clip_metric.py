@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hh_train.metrics.clip_metric import ClipMetric, Row, Score
-from hh_train.metrics.wer import SpeechErrorRate
+from hh_train.metrics.speech.wer import SpeechErrorRate
 
 
 class Pair(ClipMetric):
@@ -75,7 +75,7 @@ SCRIPT = """
 import sys
 import torch.distributed as dist
 from hh_train.metrics.clip_metric import Row
-from hh_train.metrics.wer import SpeechErrorRate
+from hh_train.metrics.speech.wer import SpeechErrorRate
 
 own, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=own, world_size=2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hh_train.metrics.measurement import ClipMeasurement, MeasurementLog, failed_measurement, measure_clip
-from hh_train.metrics.recognizer import Recognizer, RecognizerConfig, build_vocabulary
+from hh_train.metrics.speech.recognizer import Recognizer, RecognizerConfig, build_vocabulary
 from hh_train.types import Clip
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hh_train.data.media.files import write_clip
-from hh_train.metrics.recognizer import Recognizer, RecognizerConfig, build_vocabulary
+from hh_train.metrics.speech.recognizer import Recognizer, RecognizerConfig, build_vocabulary
 from hh_train.stages import evaluate
 from hh_train.types import Clip, ClipMetadata, DialogueLine, Prompt
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hh_train.data.media.files import write_clip
-from hh_train.metrics.recognizer import Recognizer
-from hh_train.metrics.recognizer_training import Utterance
+from hh_train.metrics.speech.recognizer import Recognizer
+from hh_train.metrics.speech.recognizer_training import Utterance
 from hh_train.stages import train_recognizer
 from hh_train.types import Clip, ClipMetadata, Prompt
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from hh_train.metrics.recognizer import SAMPLES_PER_SECOND, mel_filters
+from hh_train.metrics.speech.recognizer import SAMPLES_PER_SECOND, mel_filters
 
 
 def vocode(

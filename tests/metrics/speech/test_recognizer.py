@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hh_train.metrics.recognizer import LogMel, Recognizer, RecognizerConfig, build_vocabulary, mel_filters
+from hh_train.metrics.speech.recognizer import LogMel, Recognizer, RecognizerConfig, build_vocabulary, mel_filters
 
 
 @pytest.fixture(scope="module")

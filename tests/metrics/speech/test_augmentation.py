@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from hh_train.metrics.recognizer import LogMel
-from hh_train.metrics.speech_augmentation import augment, vocode
+from hh_train.metrics.speech.augmentation import augment, vocode
+from hh_train.metrics.speech.recognizer import LogMel
 
 
 def sweep() -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hh_train.metrics.wer import SpeechErrorRate, count_errors
+from hh_train.metrics.speech.wer import SpeechErrorRate, count_errors
 
 WORDS = [f"word{i}" for i in range(30)]
 

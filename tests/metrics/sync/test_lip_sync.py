@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hh_train.data.media.files import MediaReader, write_clip
-from hh_train.metrics.lip_sync import LipSync, SyncMeasurement, loudness_track, measure_sync, swapped_correlations
-from hh_train.metrics.mouth import track_mouth
+from hh_train.metrics.faces.mouth import track_mouth
+from hh_train.metrics.sync.lip_sync import LipSync, SyncMeasurement, loudness_track, measure_sync, swapped_correlations
 from hh_train.types import Clip
 
 

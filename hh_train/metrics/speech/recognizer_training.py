@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hh_train.metrics.recognizer import Recognizer, RecognizerConfig, build_vocabulary
-from hh_train.metrics.speech_augmentation import augment, vocode
+from hh_train.metrics.speech.augmentation import augment, vocode
+from hh_train.metrics.speech.recognizer import Recognizer, RecognizerConfig, build_vocabulary
 
 _WARM_UP = 0.2
 

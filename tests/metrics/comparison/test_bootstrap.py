@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hh_train.metrics.bootstrap import paired_difference, ratio_interval
+from hh_train.metrics.comparison.bootstrap import paired_difference, ratio_interval
 
 
 def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hh_train.metrics.transcripts import language_code, normalize
+from hh_train.metrics.speech.transcripts import language_code, normalize
 
 SAMPLES_PER_SECOND = 16_000
 FRAMES_PER_SECOND = 100

@@ -9,12 +9,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hh_train.metrics.bootstrap import Difference
 from hh_train.metrics.clip_metric import Score
-from hh_train.metrics.figures import data_uri, frame_strip, mouth_strip, picture_uri, waveform_svg
+from hh_train.metrics.comparison.bootstrap import Difference
+from hh_train.metrics.comparison.scoreboard import MEASURES, SPEECH, find_measure, in_words
+from hh_train.metrics.faces.mouth import track_mouth
+from hh_train.metrics.measure import Measure
 from hh_train.metrics.measurement import ClipMeasurement
-from hh_train.metrics.mouth import track_mouth
-from hh_train.metrics.scoreboard import MEASURES, SPEECH, Measure, find_measure, in_words
+from hh_train.metrics.report.figures import data_uri, frame_strip, mouth_strip, picture_uri, waveform_svg
 from hh_train.types import Clip
 
 _TEMPLATE = "report.html.jinja"
@@ -203,7 +204,7 @@ def render_report(
         notes: what a reader must know before believing the numbers.
     """
     environment = Environment(
-        loader=PackageLoader("hh_train.metrics", "."),
+        loader=PackageLoader("hh_train.metrics.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

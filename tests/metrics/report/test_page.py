@@ -8,10 +8,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from hh_train.metrics.bootstrap import Difference
 from hh_train.metrics.clip_metric import Score
+from hh_train.metrics.comparison.bootstrap import Difference
 from hh_train.metrics.measurement import ClipMeasurement, failed_measurement
-from hh_train.metrics.report import (
+from hh_train.metrics.report.page import (
     PromptReport,
     SystemReport,
     difference_rows,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hh_train.metrics.recognizer_training import Utterance, one_cycle, train
-from hh_train.metrics.wer import SpeechErrorRate
+from hh_train.metrics.speech.recognizer_training import Utterance, one_cycle, train
+from hh_train.metrics.speech.wer import SpeechErrorRate
 
 TONES = {"low": 350.0, "middle": 1100.0, "high": 3200.0}
 

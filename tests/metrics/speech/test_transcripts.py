@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hh_train.metrics.transcripts import error_unit, is_digit_string, language_code, normalize, units
+from hh_train.metrics.speech.transcripts import error_unit, is_digit_string, language_code, normalize, units
 from hh_train.types import LANGUAGE_NAMES
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from hh_train.metrics.figures import (
+from hh_train.metrics.report.figures import (
     frame_strip,
     loss_curves_svg,
     mouth_strip,

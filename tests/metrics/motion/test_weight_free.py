@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hh_train.metrics.motion import Motion, flicker, jerk, measure_motion
+from hh_train.metrics.motion.weight_free import Motion, flicker, jerk, measure_motion
 
 
 def gray(levels: list[int], size: int = 32) -> Tensor:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from hh_train.metrics.bootstrap import Difference
+from hh_train.metrics.comparison.bootstrap import Difference
+from hh_train.metrics.comparison.scoreboard import (
+    MEASURES,
+    SWAPPED,
+    Spoken,
+    difference,
+    find_measure,
+    in_words,
+    score_system,
+)
 from hh_train.metrics.measurement import ClipMeasurement, failed_measurement
-from hh_train.metrics.scoreboard import MEASURES, SWAPPED, Spoken, difference, find_measure, in_words, score_system
-from hh_train.metrics.wer import count_errors
+from hh_train.metrics.speech.wer import count_errors
 
 SPOKEN = {
     "d0": Spoken(transcript="one two", language="en"),

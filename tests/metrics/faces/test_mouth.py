@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hh_train.metrics.mouth import track_mouth
+from hh_train.metrics.faces.mouth import track_mouth
 from hh_train.types import Clip
 
 

@@ -5,39 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from hh_train.metrics.bootstrap import Difference, paired_difference, ratio_interval
 from hh_train.metrics.clip_metric import ClipMetric, Score
+from hh_train.metrics.comparison.bootstrap import Difference, paired_difference, ratio_interval
 from hh_train.metrics.cost import GenerationCost
-from hh_train.metrics.lip_sync import LipSync, swapped_correlations
+from hh_train.metrics.measure import Measure
 from hh_train.metrics.measurement import ClipMeasurement
-from hh_train.metrics.motion import Motion
+from hh_train.metrics.motion.weight_free import Motion
+from hh_train.metrics.speech.transcripts import is_digit_string, language_code
+from hh_train.metrics.speech.wer import SpeechErrorRate
 from hh_train.metrics.statistics import Statistics
-from hh_train.metrics.transcripts import is_digit_string, language_code
-from hh_train.metrics.wer import SpeechErrorRate
+from hh_train.metrics.sync.lip_sync import LipSync, swapped_correlations
 
 SPEECH = "error_rate"
 SWAPPED = "swapped_correlation"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """How a score is named and printed."""
-
-    name: str
-    title: str
-    unit: str = ""
-    scale: float = 1.0
-    """Printed value over stored value."""
-    digits: int = 2
-    better: Literal["lower", "higher"] | None = None
-    """None: nearer to the real clips is better."""
-
-    def text(self, value: float | None) -> str:
-        return "–" if value is None else f"{value * self.scale:.{self.digits}f}"
 
 
 MEASURES: tuple[Measure, ...] = (

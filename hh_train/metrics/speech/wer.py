@@ -12,7 +12,7 @@ from typing import ClassVar
 import jiwer
 
 from hh_train.metrics.clip_metric import ClipMetric, Row
-from hh_train.metrics.transcripts import units
+from hh_train.metrics.speech.transcripts import units
 
 _SEPARATOR = "\n"
 

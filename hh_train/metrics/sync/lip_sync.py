@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hh_train.metrics.clip_metric import ClipMetric
-from hh_train.metrics.mouth import MouthTrack, track_mouth
+from hh_train.metrics.faces.mouth import MouthTrack, track_mouth
 
 STEPS_PER_FRAME = 4
 """Loudness values a frame: offsets are searched on this grid."""
