@@ -7,6 +7,7 @@ L audio latents, N tokens (Nv video, Na audio, Nt text; N = Nv + Na + Nt).
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -32,19 +33,43 @@ LANGUAGE_NAMES = {
     "fr": "French",
 }
 """The languages: names as in prompts, by codes as in metadata."""
-_LANGUAGE_CODES = {
-    **{code: code for code in LANGUAGE_NAMES},
-    **{name.lower(): code for code, name in LANGUAGE_NAMES.items()},
-    **{"cmn": "zh", "zho": "zh", "chi": "zh", "chinese": "zh", "eng": "en", "jpn": "ja", "jp": "ja", "kor": "ko"},
-    **{"kr": "ko", "deu": "de", "ger": "de", "fra": "fr", "fre": "fr"},
+_OTHER_NAMES = {
+    "zh": "chinese zho chi cmn putonghua 中文 汉语 漢語 普通话 普通話 国语 國語 华语 華語",
+    "yue": "粤语 粵語 广东话 廣東話 广州话 廣州話",
+    "en": "eng 英语 英語",
+    "ja": "jpn jp nihongo 日本語 日语 日語",
+    "ko": "kor kr 한국어 한국말 韩语 韓語",
+    "de": "deu ger deutsch 德语 德語",
+    "fr": "fra fre français francais 法语 法語",
 }
+"""What else the languages are called: ISO 639 codes, and names in their own scripts."""
+_LANGUAGE_CODES = {
+    name: code
+    for code, english in LANGUAGE_NAMES.items()
+    for name in (code, english.lower(), *_OTHER_NAMES[code].split())
+}
+_BOTH_CHINESE = frozenset({"zh", "chinese", "zho", "chi", "中文"})
+"""Names that Mandarin has when it stands alone, and Cantonese beside its own."""
+_CANTONESE_SUBTAGS = frozenset({"yue", "hk", "mo"})
 
 
 def language_code(language: str) -> str | None:
-    """The code of a language given by code or English name (`zh`, `cmn`, `zh-CN`, `Chinese` and `Mandarin` are one);
-    None for one that is none of the seven.
+    """The code of a language given in any usual form; None for one that is none of the seven.
+
+    Codes, tags, English and own names mean the same: `zh`, `cmn`, `zh-CN`, `zh_Hans_CN`, `Chinese`, `Mandarin`,
+    `Chinese (Mandarin)`, `Mandarin Chinese` and `中文`. `Chinese (Cantonese)`, `zh-yue` and `zh-HK` are Cantonese. Two
+    languages in one name are none.
     """
-    return _LANGUAGE_CODES.get(re.split(r"[-_]", language.strip().lower())[0])
+    written = unicodedata.normalize("NFKC", language).lower()
+    words = re.findall(r"[^\W_]+", written)
+    if re.fullmatch(r"[a-z]{2,3}([-_][a-z0-9]+)+", written.strip()):  # a tag: behind the language, script and region
+        is_cantonese = words[0] in _BOTH_CHINESE and _CANTONESE_SUBTAGS & set(words[1:])
+        return "yue" if is_cantonese else _LANGUAGE_CODES.get(words[0])
+    named = [word for word in words if word in _LANGUAGE_CODES]
+    if "yue" in {_LANGUAGE_CODES[word] for word in named}:
+        named = [word for word in named if word not in _BOTH_CHINESE]
+    found = {_LANGUAGE_CODES[word] for word in named}
+    return found.pop() if len(found) == 1 else None
 
 
 class Modality(IntEnum):
@@ -241,6 +266,10 @@ class PackedBatch:
     def with_latents(self, video: Tensor, audio: Tensor) -> PackedBatch:
         """The same pack holding other video and audio tokens of the same shapes."""
         return replace(self, video=video, audio=audio)
+
+    def float(self) -> PackedBatch:
+        """The same pack with its tokens in float32."""
+        return replace(self, video=self.video.float(), audio=self.audio.float(), text=self.text.float())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
         tensors: dict[str, Any] = {

@@ -172,6 +172,10 @@ class LatentDataModule(LightningDataModule):
             self._handed_out += 1
         return batch
 
+    def on_after_batch_transfer(self, batch: PackedBatch, dataloader_idx: int) -> PackedBatch:  # noqa: ARG002
+        """Latents travel to the device as they are stored, and become float32 there."""
+        return batch.float()
+
     def note(self, skipped: Sequence[SkippedClip]) -> None:
         """Counts clips that were left out, and says so the first time that each is."""
         for clip in skipped:

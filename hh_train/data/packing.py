@@ -6,14 +6,20 @@ the channel-major order that the released weights read: "c (T pT) (H pH) (W pW) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hh_train.types import ClipLayout, LatentClip, PackedBatch
+
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers as wide as a row of a patch, by bytes."""
 
 
 def patchify(latent: Float[Tensor, "C T h w"], patch: tuple[int, int, int]) -> Float[Tensor, "Nv Cv"]:
@@ -21,11 +27,6 @@ def patchify(latent: Float[Tensor, "C T h w"], patch: tuple[int, int, int]) -> F
 
     Raises ValueError if the patch does not divide the latent.
     """
-    if any(size % step for size, step in zip(latent.shape[1:], patch, strict=True)):
-        raise ValueError(
-            f"video latent of T x h x w = {tuple(latent.shape[1:])} cannot be cut into patches of {patch}: "
-            "choose a clip size that stride times patch divides"
-        )
     channels = latent.shape[0]
     (time, height, width), (pt, ph, pw) = _grid(latent.shape, patch), patch
     cut = latent.reshape(channels, time, pt, height, ph, width, pw)
@@ -43,7 +44,7 @@ def unpatchify(
 
 
 def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedBatch:
-    """Packs clips in the given order.
+    """Packs clips in the given order, in their own dtype and on their device.
 
     Raises ValueError, naming the clip, for a clip without tokens to generate, without text, with a latent that the
     patch does not divide or with values that are not finite, with given frames that it does not have or that the patch
@@ -51,48 +52,50 @@ def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedB
     """
     if not clips:
         raise ValueError("cannot pack zero clips")
-    _check_channels(clips)
-    video, audio, text, layouts = [], [], [], []
     for clip in clips:
-        _check_clip(clip)
-        _check_given(clip, patch)
-        if clip.video is not None:
-            try:
-                video.append(patchify(clip.video, patch))
-            except ValueError as error:
-                raise ValueError(f"clip {clip.key!r}: {error}") from error
-        if clip.audio is not None:
-            audio.append(clip.audio)
-        text.append(clip.text)
-        layouts.append(
-            ClipLayout(
-                video=(0, 0, 0) if clip.video is None else _grid(clip.video.shape, patch),
-                audio=0 if clip.audio is None else clip.audio.shape[0],
-                text=clip.text.shape[0],
-            )
-        )
-    device, dtype = text[0].device, text[0].dtype
-    video_channels = video[0].shape[1] if video else 0
-    audio_channels = audio[0].shape[1] if audio else 0
-    sequence_index = _sequence_index(layouts).to(device)
-    return PackedBatch(
-        video=torch.cat(video) if video else torch.zeros(0, video_channels, device=device, dtype=dtype),
-        audio=torch.cat(audio) if audio else torch.zeros(0, audio_channels, device=device, dtype=dtype),
-        text=torch.cat(text),
-        video_is_given=_given(
-            [(c.num_given_frames // patch[0]) * g.video[1] * g.video[2] for c, g in zip(clips, layouts, strict=True)],
-            [g.num_video for g in layouts],
-        ).to(device),
-        audio_is_given=_given(
-            [g.audio * c.audio_is_given for c, g in zip(clips, layouts, strict=True)], [g.audio for g in layouts]
-        ).to(device),
-        video_clip=_owners([g.num_video for g in layouts]).to(device),
-        audio_clip=_owners([g.audio for g in layouts]).to(device),
-        sequence_index=sequence_index,
-        group_index=torch.argsort(sequence_index),
-        layouts=tuple(layouts),
+        _check_clip(clip, patch)
+    _check_channels(clips)
+    layouts = tuple(_layout(clip, patch) for clip in clips)
+    counts = np.array([(layout.num_video, layout.audio, layout.text) for layout in layouts], dtype=np.int64)
+    given = np.array(
+        [
+            (clip.num_given_frames // patch[0] * layout.video[1] * layout.video[2], layout.audio * clip.audio_is_given)
+            for clip, layout in zip(clips, layouts, strict=True)
+        ],
+        dtype=np.int64,
+    )
+    owners = [np.repeat(np.arange(len(clips)), counts[:, modality]) for modality in range(2)]
+    is_given = [_firsts(counts[:, modality], given[:, modality]) for modality in range(2)]
+    sequence_index, group_index = _indexes(counts)
+    device = clips[0].text.device
+    batch = PackedBatch(
+        video=_cut([clip.video for clip in clips], patch, like=clips[0].text),
+        audio=_joined([clip.audio for clip in clips], like=clips[0].text),
+        text=_joined([clip.text for clip in clips], like=clips[0].text),
+        video_is_given=torch.from_numpy(is_given[0]).to(device),
+        audio_is_given=torch.from_numpy(is_given[1]).to(device),
+        video_clip=torch.from_numpy(owners[0]).to(device),
+        audio_clip=torch.from_numpy(owners[1]).to(device),
+        sequence_index=torch.from_numpy(sequence_index).to(device),
+        group_index=torch.from_numpy(group_index).to(device),
+        layouts=layouts,
         keys=tuple(clip.key for clip in clips),
     )
+    if not all(_is_finite(tokens) for tokens in (batch.video, batch.audio, batch.text)):
+        key, name = next((clip.key, name) for clip in clips if (name := not_finite(clip)) is not None)
+        raise ValueError(f"clip {key!r}: its {name} latent holds NaN or infinite values; tokenize it again")
+    return batch
+
+
+def not_finite(clip: LatentClip) -> str | None:
+    """Which of the clip's latents, "video", "audio" or "text", holds NaN or infinite values; None if none does."""
+    latents = {"video": clip.video, "audio": clip.audio, "text": clip.text}
+    return next((name for name, latent in latents.items() if latent is not None and not _is_finite(latent)), None)
+
+
+def _is_finite(latent: Tensor) -> bool:
+    """In one pass over the values, with nothing allocated: the least and the greatest are NaN where any value is."""
+    return latent.numel() == 0 or all(math.isfinite(extreme) for extreme in torch.aminmax(latent.detach()))
 
 
 def unpack(
@@ -118,18 +121,27 @@ def num_tokens(clip: LatentClip, *, patch: tuple[int, int, int]) -> int:
 
 
 def _grid(shape: Sequence[int], patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Patches along time, height and width of a latent [C T h w]; ValueError if the patch does not divide it."""
+    if shape[1] % patch[0] or shape[2] % patch[1] or shape[3] % patch[2]:
+        raise ValueError(
+            f"video latent of T x h x w = {tuple(shape[1:])} cannot be cut into patches of {patch}: "
+            "choose a clip size that stride times patch divides"
+        )
     return shape[1] // patch[0], shape[2] // patch[1], shape[3] // patch[2]
 
 
-def _check_clip(clip: LatentClip) -> None:
-    present = {name: latent for name in ("video", "audio", "text") if (latent := getattr(clip, name)) is not None}
-    if set(present) == {"text"}:
+def _check_clip(clip: LatentClip, patch: tuple[int, int, int]) -> None:
+    if clip.video is None and clip.audio is None:
         raise ValueError(f"clip {clip.key!r} has neither video nor audio: there is nothing to generate")
-    for name, latent in present.items():
-        if latent.numel() == 0:
+    for name, latent in (("video", clip.video), ("audio", clip.audio), ("text", clip.text)):
+        if latent is not None and latent.numel() == 0:
             raise ValueError(f"clip {clip.key!r}: its {name} has zero length; leave a missing modality None")
-        if not torch.isfinite(latent).all():
-            raise ValueError(f"clip {clip.key!r}: its {name} latent holds NaN or infinite values; tokenize it again")
+    if clip.video is not None:
+        try:
+            _grid(clip.video.shape, patch)
+        except ValueError as error:
+            raise ValueError(f"clip {clip.key!r}: {error}") from error
+    _check_given(clip, patch)
 
 
 def _check_given(clip: LatentClip, patch: tuple[int, int, int]) -> None:
@@ -139,7 +151,7 @@ def _check_given(clip: LatentClip, patch: tuple[int, int, int]) -> None:
     if clip.num_given_frames % patch[0]:
         raise ValueError(
             f"clip {clip.key!r}: {clip.num_given_frames} given latent frames cannot be cut into patches of {patch}: "
-            "give a multiple, or take a patch of one latent frame"
+            "give a multiple, set image_to_video_share to 0, or take a patch of one latent frame"
         )
     if clip.num_given_frames == frames and (clip.audio is None or clip.audio_is_given):
         raise ValueError(f"clip {clip.key!r}: all that it has is given: there is nothing to generate")
@@ -154,35 +166,78 @@ def _check_channels(clips: Sequence[LatentClip]) -> None:
             )
 
 
-def _sequence_index(layouts: Sequence[ClipLayout]) -> Tensor:
-    """For two clips of (2 video, 1 audio, 1 text) and (1, 1, 1) the groups are v v v | a a | t t = 0 1 2 | 3 4 | 5 6,
-    and the sequence is 0 1 3 5 | 2 4 6.
+def _layout(clip: LatentClip, patch: tuple[int, int, int]) -> ClipLayout:
+    return ClipLayout(
+        video=(0, 0, 0) if clip.video is None else _grid(clip.video.shape, patch),
+        audio=0 if clip.audio is None else clip.audio.shape[0],
+        text=clip.text.shape[0],
+    )
+
+
+def _indexes(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where in the groups (all video, all audio, all text) each token of the sequence (clip by clip) stands, and back.
+
+    For `counts` of two clips of (2 video, 1 audio, 1 text) and (1, 1, 1) the groups are v v v | a a | t t
+    = 0 1 2 | 3 4 | 5 6, and the sequence is 0 1 3 5 | 2 4 6.
     """
-    counts = torch.tensor([[layout.num_video, layout.audio, layout.text] for layout in layouts])
-    starts = torch.cumsum(counts.T.flatten(), 0).roll(1)
-    starts[0] = 0
-    starts = starts.reshape(3, len(layouts)).T
-    pieces = [
-        torch.arange(start, start + count)
-        for clip_starts, clip_counts in zip(starts.tolist(), counts.tolist(), strict=True)
-        for start, count in zip(clip_starts, clip_counts, strict=True)
-    ]
-    return torch.cat(pieces)
+    of_groups = counts.T.reshape(-1)
+    group_starts = (np.cumsum(of_groups) - of_groups).reshape(3, -1).T.reshape(-1)
+    of_sequence = counts.reshape(-1)
+    sequence_starts = np.cumsum(of_sequence) - of_sequence
+    sequence_index: NDArray[np.int64] = np.repeat(group_starts - sequence_starts, of_sequence)
+    sequence_index += np.arange(len(sequence_index))
+    group_index = np.empty_like(sequence_index)
+    group_index[sequence_index] = np.arange(len(sequence_index))
+    return sequence_index, group_index
 
 
-def _given(given: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """True for the first given[i] of each clip's lengths[i] tokens."""
-    return torch.cat([torch.arange(length) < count for count, length in zip(given, lengths, strict=True)])
+def _firsts(counts: NDArray[np.int64], firsts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True for the first so many tokens of each clip."""
+    starts = np.cumsum(counts) - counts
+    place: NDArray[np.int64] = np.arange(counts.sum()) - np.repeat(starts, counts)
+    return np.asarray(place < np.repeat(firsts, counts))
 
 
-def _owners(lengths: Sequence[int]) -> Tensor:
-    return torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+def _joined(latents: Sequence[Tensor | None], *, like: Tensor) -> Float[Tensor, "N C"]:
+    there = [latent for latent in latents if latent is not None]
+    return torch.cat(there) if there else like.new_zeros(0, 0)
+
+
+def _cut(videos: Sequence[Tensor | None], patch: tuple[int, int, int], *, like: Tensor) -> Float[Tensor, "Nv Cv"]:
+    """`patchify` of all videos, one after the other."""
+    there = [video for video in videos if video is not None]
+    if not there:
+        return like.new_zeros(0, 0)
+    word = _WORDS.get(patch[2] * there[0].element_size())
+    if word is None or not all(_is_plain(video, there[0].dtype, word) for video in there):
+        return torch.cat([patchify(video, patch) for video in there])
+    size = math.prod(patch)
+    counts = [video[0].numel() // size for video in there]
+    patches = torch.empty(sum(counts), there[0].shape[0] * size, dtype=there[0].dtype)
+    words, start = patches.view(word).numpy(), 0
+    pt, ph, _ = patch
+    for video, count in zip(there, counts, strict=True):
+        time, height, width = _grid(video.shape, patch)
+        source = video.view(word).numpy().reshape(-1, time, pt, height, ph, width)
+        target = words[start : start + count].reshape(time, height, width, -1, pt, ph)
+        for i in range(pt):
+            for j in range(ph):
+                target[..., i, j] = source[:, :, i, :, j].transpose(1, 2, 3, 0)
+        start += count
+    return patches
+
+
+def _is_plain(video: Tensor, dtype: torch.dtype, word: torch.dtype) -> bool:
+    """Whether rows of its patches can be moved as integers."""
+    is_there = video.device.type == "cpu" and video.is_contiguous() and not video.requires_grad
+    return is_there and video.dtype == dtype and video.data_ptr() % word.itemsize == 0
 
 
 def with_unconditional(batch: PackedBatch, null_text: Float[Tensor, "Nt Ct"]) -> PackedBatch:
     """The pack followed by the same clips with the null prompt as their text: both passes of guidance in one."""
     layouts = (*batch.layouts, *(replace(layout, text=null_text.shape[0]) for layout in batch.layouts))
-    sequence_index = _sequence_index(layouts).to(batch.sequence_index.device)
+    counts = np.array([(layout.num_video, layout.audio, layout.text) for layout in layouts], dtype=np.int64)
+    sequence_index, group_index = (torch.from_numpy(i).to(batch.sequence_index.device) for i in _indexes(counts))
     return replace(
         batch,
         video=batch.video.repeat(2, 1),
@@ -193,7 +248,7 @@ def with_unconditional(batch: PackedBatch, null_text: Float[Tensor, "Nt Ct"]) ->
         video_clip=torch.cat([batch.video_clip, batch.video_clip + batch.num_clips]),
         audio_clip=torch.cat([batch.audio_clip, batch.audio_clip + batch.num_clips]),
         sequence_index=sequence_index,
-        group_index=torch.argsort(sequence_index),
+        group_index=group_index,
         layouts=layouts,
         keys=batch.keys * 2,
     )

@@ -23,7 +23,7 @@ from hh_train.data.datamodule import LatentDataModule
 from hh_train.data.loading.conditions import Phase
 from hh_train.data.loading.shard_sets import Reading, ShardSet
 from hh_train.data.shards.folder import ShardFolder
-from hh_train.data.shards.format import TokenizedClip, write_null_text
+from hh_train.data.shards.format import STORED_DTYPE, TokenizedClip, write_null_text
 from hh_train.data.shards.manifest import Manifest, TokenizerRecord
 from hh_train.types import ClipMetadata, LatentClip, PackedBatch, Prompt
 
@@ -107,7 +107,7 @@ def test_an_epoch_shows_every_clip_once(shards: Path) -> None:
 
 def test_clips_carry_their_own_latents(shards: Path) -> None:
     for batch in batches(data(shards, text_dropout=0.0), 10):
-        assert batch.video.dtype == torch.float32
+        assert batch.video.dtype == STORED_DTYPE
         numbers = torch.tensor([float(key.removeprefix("train-")) for key in batch.keys])
         assert torch.equal(batch.video[:, 0], numbers[batch.video_clip])
         assert torch.equal(batch.audio[:, 0], numbers[batch.audio_clip])
@@ -235,6 +235,7 @@ class Recorder(LightningModule):
         self.validated: list[tuple[str, ...]] = []
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+        assert batch.video.dtype == batch.audio.dtype == batch.text.dtype == torch.float32
         self.trained.append(batch.keys)
         return self.weight.sum()
 

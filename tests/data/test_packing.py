@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hh_train.data.packing import num_tokens, pack, patchify, unpack, unpatchify, with_unconditional
 from hh_train.types import ClipLayout, LatentClip
@@ -28,6 +30,39 @@ def test_unpatchify_inverts(patch: tuple[int, int, int]) -> None:
     latent = torch.randn(3, 2, 4, 6)
     grid = (2 // patch[0], 4 // patch[1], 6 // patch[2])
     assert torch.equal(unpatchify(patchify(latent, patch), grid, patch), latent)
+
+
+@given(
+    patch=st.sampled_from([(1, 2, 2), (1, 1, 1), (2, 2, 4), (1, 4, 2), (2, 1, 3)]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+    steps=st.lists(st.tuples(*[st.integers(1, 3)] * 3), min_size=1, max_size=4),
+    is_turned=st.booleans(),
+)
+def test_tokens_are_the_patches_of_each_clip(
+    patch: tuple[int, int, int], dtype: torch.dtype, steps: list[tuple[int, int, int]], is_turned: bool
+) -> None:
+    """In the clip's own dtype, also where the latents do not lie in order in memory."""
+    generator = torch.Generator().manual_seed(0)
+    clips = []
+    for number, counts in enumerate(steps):
+        size = [count * step for count, step in zip(counts, patch, strict=True)]
+        video = torch.randn(*size, 3, generator=generator).to(dtype).permute(3, 0, 1, 2)
+        audio, text = (torch.randn(1 + number, width, generator=generator).to(dtype) for width in (5, 7))
+        clips.append(
+            LatentClip(key=str(number), video=video if is_turned else video.contiguous(), audio=audio, text=text)
+        )
+    batch = pack(clips, patch=patch)
+    wanted = torch.cat([patchify(clip.video, patch) for clip in clips if clip.video is not None])
+    assert batch.video.dtype == dtype and torch.equal(batch.video, wanted)
+    assert torch.equal(batch.audio, torch.cat([clip.audio for clip in clips if clip.audio is not None]))
+    assert torch.equal(batch.text, torch.cat([clip.text for clip in clips]))
+
+
+def test_gradients_reach_the_latents() -> None:
+    video = torch.randn(3, 2, 2, 2, requires_grad=True)
+    batch = pack([LatentClip(key="a", video=video, audio=None, text=torch.zeros(1, 7))], patch=PATCH)
+    (batch.video * torch.arange(12.0)).sum().backward()
+    assert video.grad is not None and torch.equal(patchify(video.grad, PATCH), torch.arange(12.0).expand(2, 12))
 
 
 def test_sequence_and_groups(make_clip: Make) -> None:

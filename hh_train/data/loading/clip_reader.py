@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
-import safetensors
+import numpy as np
 from torch import Tensor
 
-from hh_train.data.loading.assembly import assemble
 from hh_train.data.loading.cache import DiskCache
 from hh_train.data.loading.plan import Place, PlannedClip
 from hh_train.data.loading.shard_sets import OpenSet, Reading
-from hh_train.data.loading.storage import Storage, TruncatedFileError
+from hh_train.data.loading.storage import Buffer, Storage, TruncatedFileError
+from hh_train.data.packing import not_finite, pack
 from hh_train.data.shards.format import Span, find_spans, latents_from_bytes, sample_record
 from hh_train.data.shards.manifest import SampleRecord
 from hh_train.types import LatentClip, PackedBatch
@@ -29,6 +30,7 @@ FETCH_AHEAD_BATCHES = 64
 _MAX_STAND_INS = 64
 _MAX_SPANS = 64
 _MAX_EVICTIONS = 8
+_ALIGNMENT = 64
 
 
 class UnreadableClipError(ValueError):
@@ -61,6 +63,33 @@ class Schedule(Protocol):
     def places_from(self, place: Place) -> Iterator[Place]: ...
 
 
+class ReadingMemory:
+    """Memory that the clips of a batch are read into, and those of a later batch again: fresh memory is dear.
+
+    May be taken from by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._block = np.empty(0, np.uint8)
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take(self, num_bytes: int) -> memoryview:
+        """So many bytes that nobody else holds until `clear`."""
+        with self._lock:
+            start = self._taken
+            self._taken += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+            if self._taken > len(self._block):
+                return np.empty(num_bytes, np.uint8).data
+            return self._block[start : start + num_bytes].data
+
+    def clear(self) -> None:
+        """Everything taken may be taken again, from one block that would have been enough so far."""
+        if self._taken > len(self._block):
+            self._block = np.empty(self._taken, np.uint8)
+        self._taken = 0
+
+
 class ShardReader:
     """The latents of one shard set: from disk, from copies on disk, or from afar a clip at a time."""
 
@@ -76,8 +105,8 @@ class ShardReader:
         sizes = {shard.name: shard.num_bytes for shard in opened.manifest.shards}
         return cls(storage=opened.storage, cache=opened.cache, num_bytes=sizes)
 
-    def latents(self, shard: str, sample: SampleRecord) -> LatentClip:
-        """A clip's latents as they are stored.
+    def latents(self, shard: str, sample: SampleRecord, memory: ReadingMemory | None = None) -> LatentClip:
+        """A clip's latents as they are stored, in the given memory or in their own.
 
         Raises:
             ValueError: the shard is missing, or neither can a copy be made nor is it known where in it the clip lies.
@@ -85,16 +114,17 @@ class ShardReader:
             OSError: reading failed, more often than is tried.
         """
         try:
-            payload = self._payload(shard, sample)
-            clip = latents_from_bytes(sample.key, payload)
+            payload = self._payload(shard, sample, memory or ReadingMemory())
         except FileNotFoundError as error:
             raise ValueError(
                 f"the shard {shard} of {self.storage} is missing: copy it there, or tokenize again with overwrite=true"
             ) from error
         except TruncatedFileError as error:
             raise UnreadableClipError(f"the shard ends too early: {error}") from error
-        except (safetensors.SafetensorError, KeyError) as error:
-            raise UnreadableClipError(f"its bytes are no latents: {error}") from error
+        try:
+            clip = latents_from_bytes(sample.key, payload)
+        except ValueError as error:
+            raise UnreadableClipError(str(error)) from error
         found = sample_record(clip)
         if (found.video, found.audio, found.text) != (sample.video, sample.audio, sample.text):
             raise UnreadableClipError("its latents have other shapes than were recorded")
@@ -106,20 +136,21 @@ class ShardReader:
             with suppress(Exception):
                 self.cache.path(self.storage, shard, num_bytes=self._num_bytes[shard])
 
-    def _payload(self, shard: str, sample: SampleRecord) -> bytes:
+    def _payload(self, shard: str, sample: SampleRecord, memory: ReadingMemory) -> Buffer:
         if self.cache is not None and self._copies is not None:
             for _ in range(_MAX_EVICTIONS):
                 copy = self.cache.path(self.storage, shard, num_bytes=self._num_bytes[shard])
                 if copy is None:
                     break
                 with suppress(FileNotFoundError):  # others needed the room
-                    return self._read(self._copies, copy.name, shard, sample)
-        return self._read(self.storage, shard, shard, sample)
+                    return self._read(self._copies, copy.name, shard, sample, memory)
+        return self._read(self.storage, shard, shard, sample, memory)
 
-    def _read(self, storage: Storage, name: str, shard: str, sample: SampleRecord) -> bytes:
+    def _read(self, storage: Storage, name: str, shard: str, sample: SampleRecord, memory: ReadingMemory) -> Buffer:
         """A clip's bytes from a shard, or from the file that is its copy."""
         if sample.offset is not None and sample.num_bytes is not None:
-            return storage.read(name, start=sample.offset, num_bytes=sample.num_bytes)
+            into = memory.take(sample.num_bytes) if storage.is_local else None
+            return storage.read(name, start=sample.offset, num_bytes=sample.num_bytes, into=into)
         if not storage.is_local:
             raise ValueError(
                 f"the manifest of {storage} does not say where in a shard a clip lies: set reading.cache_folder and "
@@ -134,6 +165,16 @@ class ShardReader:
         if span is None:
             raise UnreadableClipError("it is not found in its shard, which is damaged")
         return storage.read(name, start=span.offset, num_bytes=span.num_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """A batch whose clips are being read."""
+
+    place: Place
+    planned: Sequence[PlannedClip]
+    clips: Sequence[Future[LatentClip | SkippedClip]]
+    memory: ReadingMemory
 
 
 class ClipReader:
@@ -158,31 +199,38 @@ class ClipReader:
 
     def delivery(self, schedule: Schedule, place: Place) -> Delivery:
         """The batch of a place."""
-        planned = schedule.batch(place)
-        if not self.threads:
-            return self._packed(schedule, place, planned, map(self._read, planned))
-        with ThreadPoolExecutor(self.threads) as pool:
-            return self._packed(schedule, place, planned, pool.map(self._read, planned))
+        return next(self.deliveries(schedule, iter((place,))))
 
     def deliveries(self, schedule: Schedule, places: Iterator[Place]) -> Iterator[Delivery]:
         """The batches of places, in their order; those that follow are read meanwhile."""
         if not self.threads:
+            memory = ReadingMemory()
             for place in places:
                 planned = schedule.batch(place)
-                yield self._packed(schedule, place, planned, map(self._read, planned))
+                found = [self._read(clip, memory) for clip in planned]
+                delivery = self._packed(schedule, place, planned, found)
+                memory.clear()
+                yield delivery
             return
         with ExitStack() as stack:
             pool = ThreadPoolExecutor(self.threads)
             stack.callback(pool.shutdown, cancel_futures=True)
             upcoming = self._fetched_ahead(schedule, places, stack)
-            reading: deque[tuple[Place, Sequence[PlannedClip], list[Future[LatentClip | SkippedClip]]]] = deque()
+            memories = [ReadingMemory() for _ in range(self.prefetch_batches)]
+            reading: deque[_Reading] = deque()
             while True:
-                for place, planned in islice(upcoming, self.prefetch_batches - len(reading)):
-                    reading.append((place, planned, [pool.submit(self._read, clip) for clip in planned]))
+                for place, planned in islice(upcoming, len(memories)):
+                    memory = memories.pop()
+                    clips = [pool.submit(self._read, clip, memory) for clip in planned]
+                    reading.append(_Reading(place=place, planned=planned, clips=clips, memory=memory))
                 if not reading:
                     return
-                place, planned, futures = reading.popleft()
-                yield self._packed(schedule, place, planned, (future.result() for future in futures))
+                first = reading.popleft()
+                found = [clip.result() for clip in first.clips]
+                delivery = self._packed(schedule, first.place, first.planned, found)
+                first.memory.clear()
+                memories.append(first.memory)
+                yield delivery
 
     def _fetched_ahead(
         self, schedule: Schedule, places: Iterator[Place], stack: ExitStack
@@ -206,13 +254,14 @@ class ClipReader:
                 yield upcoming.popleft()
         yield from upcoming
 
-    def _read(self, planned: PlannedClip) -> LatentClip | SkippedClip:
+    def _read(self, planned: PlannedClip, memory: ReadingMemory | None = None) -> LatentClip | SkippedClip:
         try:
-            stored = self.readers[planned.set_number].latents(planned.shard, planned.sample)
+            stored = self.readers[planned.set_number].latents(planned.shard, planned.sample, memory)
         except UnreadableClipError as error:
             return SkippedClip(shard=planned.shard, key=planned.sample.key, reason=str(error))
-        return replace(
-            stored,
+        return LatentClip(
+            key=stored.key,
+            audio=stored.audio,
             video=None if planned.drops_video else stored.video,
             text=self.null_text if planned.drops_text else stored.text,
             num_given_frames=planned.num_given_frames,
@@ -224,16 +273,16 @@ class ClipReader:
         schedule: Schedule,
         place: Place,
         planned: Sequence[PlannedClip],
-        found: Iterable[LatentClip | SkippedClip],
+        found: Sequence[LatentClip | SkippedClip],
     ) -> Delivery:
         """A batch of which nothing is left is replaced by the next of the plan, which then comes twice."""
         skipped: list[SkippedClip] = []
-        batch = self._batch_of(planned, list(found), skipped)
+        batch = self._batch_of(planned, found, skipped)
         if batch is not None:
             return Delivery(batch=batch, skipped=tuple(skipped))
         for stand_in in islice(schedule.places_from(place), 1, _MAX_STAND_INS):
             planned = schedule.batch(stand_in)
-            batch = self._batch_of(planned, list(map(self._read, planned)), skipped)
+            batch = self._batch_of(planned, [self._read(clip) for clip in planned], skipped)
             if batch is not None:
                 return Delivery(batch=batch, skipped=tuple(skipped))
         raise ValueError(
@@ -248,20 +297,15 @@ class ClipReader:
         clips = [clip for clip in found if isinstance(clip, LatentClip)]
         skipped += [clip for clip in found if isinstance(clip, SkippedClip)]
         try:
-            return assemble(clips, patch=self.patch) if clips else None
+            return pack(clips, patch=self.patch) if clips else None
         except ValueError:
             shards = {clip.sample.key: clip.shard for clip in planned}
-            faults = {clip.key: fault for clip in clips if (fault := _fault(clip)) is not None}
+            faults = {clip.key: name for clip in clips if (name := not_finite(clip)) is not None}
             if not faults:
                 raise
-            skipped += [SkippedClip(shard=shards[key], key=key, reason=reason) for key, reason in faults.items()]
+            skipped += [
+                SkippedClip(shard=shards[key], key=key, reason=f"its {name} latents hold NaN or infinite values")
+                for key, name in faults.items()
+            ]
             sound = [clip for clip in clips if clip.key not in faults]
-            return assemble(sound, patch=self.patch) if sound else None
-
-
-def _fault(clip: LatentClip) -> str | None:
-    for name in ("video", "audio", "text"):
-        latent = getattr(clip, name)
-        if latent is not None and not bool(latent.isfinite().all()):
-            return f"its {name} latents hold NaN or infinite values"
-    return None
+            return pack(sound, patch=self.patch) if sound else None

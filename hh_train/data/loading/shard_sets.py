@@ -129,7 +129,7 @@ def _opened(settings: ShardSet, reading: Reading) -> OpenSet:
         manifest, version = Manifest.load(storage.root), ""
     else:
         try:
-            text = storage.read(MANIFEST_FILE)
+            text = bytes(storage.read(MANIFEST_FILE))
         except FileNotFoundError as error:
             raise ValueError(
                 f"no {MANIFEST_FILE} in {storage}: run `hh-train tokenize` to its end and copy the whole folder"

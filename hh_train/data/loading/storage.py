@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import fsspec  # type: ignore[import-untyped]
+import numpy as np
 
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 32 * 2**20
 """Of a download, each of which is tried again by itself."""
 LONGEST_WAIT_SECONDS = 30.0
+_MAX_OPEN_FILES = 64
 _LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, NotImplementedError, TypeError)
 """What another try does not mend."""
 _NO_SUCH_RANGE = 416  # of http; S3's is passed on as EINVAL
 
 Result = TypeVar("Result")
+Buffer: TypeAlias = bytearray | memoryview
+"""Bytes that may be written to, as tensors want them."""
 
 
 class TruncatedFileError(EOFError):
@@ -61,6 +67,7 @@ class Storage:
         self.num_retries = 0
         """Tries that were repeated so far, in this process."""
         self._file_system: tuple[int, Any] | None = None
+        self._files: dict[str, io.FileIO] = {}
         if not self.is_local:
             self._remote()
 
@@ -68,22 +75,26 @@ class Storage:
         return self.root
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_file_system": None}
+        return {**vars(self), "_file_system": None, "_files": {}}
 
     def path(self, name: str) -> Path:
         """Of a file on disk; for local storage alone."""
         return Path(self.root) / name
 
-    def read(self, name: str, *, start: int = 0, num_bytes: int | None = None) -> bytes:
-        """The bytes of a file, or `num_bytes` of them from `start` on.
+    def read(
+        self, name: str, *, start: int = 0, num_bytes: int | None = None, into: memoryview | None = None
+    ) -> Buffer:
+        """The bytes of a file, or `num_bytes` of them from `start` on; where it can be, in the memory `into`.
 
         Raises:
             FileNotFoundError: there is no such file.
             TruncatedFileError: it is shorter.
             OSError: reading failed, more often than is tried.
         """
-        read_once = self._read_local if self.is_local else self._read_remote
-        return self._persistently(lambda: read_once(name, start, num_bytes), f"reading {name} of {self.root}")
+        what = f"reading {name} of {self.root}"
+        if self.is_local:
+            return self._persistently(lambda: self._read_local(name, start, num_bytes, into), what)
+        return self._persistently(lambda: self._read_remote(name, start, num_bytes), what)
 
     def download(self, name: str, path: Path, *, num_bytes: int) -> None:
         """Writes a file of a known size to `path`, piece by piece. Raises what `read` raises."""
@@ -119,21 +130,30 @@ class Storage:
             self._file_system = (os.getpid(), made)
         return self._file_system[1]
 
-    def _read_local(self, name: str, start: int, num_bytes: int | None) -> bytes:
-        handle = os.open(f"{self.root}/{name}", os.O_RDONLY)
-        try:
-            wanted = os.fstat(handle).st_size - start if num_bytes is None else num_bytes
-            found = os.pread(handle, wanted, start)
-            while 0 < len(found) < wanted and (more := os.pread(handle, wanted - len(found), start + len(found))):
-                found += more
-        finally:
-            os.close(handle)
-        return _complete(found, name, start, num_bytes)
+    def _read_local(self, name: str, start: int, num_bytes: int | None, into: memoryview | None) -> Buffer:
+        file = self._opened(name)
+        wanted = max(os.fstat(file.fileno()).st_size - start, 0) if num_bytes is None else num_bytes
+        found: memoryview = np.empty(wanted, np.uint8).data if into is None else into
+        done = 0
+        while done < wanted and (more := os.preadv(file.fileno(), [found[done:]], start + done)):
+            done += more
+        return _complete(found[:done], name, start, num_bytes)
 
-    def _read_remote(self, name: str, start: int, num_bytes: int | None) -> bytes:
+    def _opened(self, name: str) -> io.FileIO:
+        """A file that was opened before, as long as few were since then; closed once nobody holds it."""
+        file = self._files.pop(name, None)
+        if file is None:
+            file = io.FileIO(f"{self.root}/{name}")
+        self._files[name] = file
+        if len(self._files) > _MAX_OPEN_FILES:
+            with suppress(KeyError, RuntimeError, StopIteration):  # another thread was first
+                self._files.pop(next(iter(self._files)))
+        return file
+
+    def _read_remote(self, name: str, start: int, num_bytes: int | None) -> Buffer:
         stop = None if num_bytes is None else start + num_bytes
         try:
-            found: bytes = self._remote().cat_file(self._url(name), start=start or None, end=stop)
+            found: Buffer = bytearray(self._remote().cat_file(self._url(name), start=start or None, end=stop))
         except Exception as error:
             if getattr(error, "status", None) == _NO_SUCH_RANGE or getattr(error, "errno", None) == errno.EINVAL:
                 raise TruncatedFileError(f"{name} ends before byte {start}: {error}") from error
@@ -158,7 +178,7 @@ class Storage:
         return attempt()
 
 
-def _complete(found: bytes, name: str, start: int, num_bytes: int | None) -> bytes:
+def _complete(found: Buffer, name: str, start: int, num_bytes: int | None) -> Buffer:
     if num_bytes is not None and len(found) != num_bytes:
         raise TruncatedFileError(f"{name} has {len(found)} bytes from {start} on, not {num_bytes}")
     return found
