@@ -14,9 +14,11 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
+from hh_train.data.media.dynamic_range import is_high_range, to_standard_range
+from hh_train.data.media.interlacing import Deinterlacer
 from hh_train.data.media.pictures import MediaError, Pixels, check_size, resize_and_crop
 from hh_train.data.media.sound_track import MARGIN_SECONDS, SoundTrack
 
@@ -24,6 +26,9 @@ MAX_GAP_SECONDS = 10.0
 """Where time stamps leap further than this they are broken: the clip ends before the leap."""
 _INTERLEAVING_SECONDS = 10.0
 _TIE_SECONDS = 1e-6
+LEAST_BT709_HEIGHT = 720
+"""Pictures of fewer rows are coded in BT.601 where the file says nothing."""
+_UNTOLD_COLORSPACE = 2
 _REORDERED_FRAMES = 32
 """No codec stores a frame further from its place in time."""
 
@@ -167,7 +172,7 @@ class FrameSampler:
     def _to_pixels(self, frame: VideoFrame) -> Pixels:
         """One frame as RGB at the wanted size, turned upright, with square pixels."""
         check_size(frame.width, frame.height)
-        pixels = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), dtype=np.uint8)
+        pixels = self._to_rgb(frame)
         aspect = pixel_aspect(self.stream)
         if aspect != 1.0:
             wide = (max(1, round(frame.width * aspect)), frame.height)
@@ -180,6 +185,18 @@ class FrameSampler:
             return np.ascontiguousarray(pixels)
         return resize_and_crop(pixels, height=self.size[0], width=self.size[1])
 
+    def _to_rgb(self, frame: VideoFrame) -> Pixels:
+        """Where nothing tells how color was coded, large pictures are taken for BT.709, as players do."""
+        is_untold = frame.colorspace == _UNTOLD_COLORSPACE and frame.height >= LEAST_BT709_HEIGHT
+        source = Colorspace.ITU709 if is_untold else None
+        if is_high_range(frame):
+            deep = np.asarray(
+                self._reformatter.reformat(frame, format="rgb48le", threads=1).to_ndarray(), dtype=np.uint16
+            )
+            return to_standard_range(deep, is_hlg=frame.color_trc == ColorTrc.ARIB_STD_B67)
+        rgb = self._reformatter.reformat(frame, format="rgb24", src_colorspace=source, threads=1)
+        return np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+
 
 def decode(container: InputContainer, picture: FrameSampler, sound: SoundTrack | None) -> None:
     """Feeds both from where the container stands, until the picture is complete and the sound has caught up.
@@ -189,13 +206,16 @@ def decode(container: InputContainer, picture: FrameSampler, sound: SoundTrack |
     Raises:
         MediaError: something in the middle of the clip cannot be decoded.
     """
-    is_exhausted = _feed(container, picture, sound)
+    whole = Deinterlacer(picture.stream)
+    is_exhausted = _feed(container, picture, sound, whole)
+    for frame in whole.finish():
+        _add(frame, picture)
     picture.finish()
     if is_exhausted and sound is not None and (sound.ends_early or picture.ends_early):
         picture.cut(sound.end_seconds - 1 / picture.frames_per_second)
 
 
-def _feed(container: InputContainer, picture: FrameSampler, sound: SoundTrack | None) -> bool:
+def _feed(container: InputContainer, picture: FrameSampler, sound: SoundTrack | None, whole: Deinterlacer) -> bool:
     """Whether the file came to its end."""
     streams: list[VideoStream | AudioStream] = [picture.stream]
     if sound is not None:
@@ -209,7 +229,7 @@ def _feed(container: InputContainer, picture: FrameSampler, sound: SoundTrack | 
         if packet is None:
             return True
         if packet.stream is picture.stream:
-            _feed_picture(packet, picture)
+            _feed_picture(packet, picture, whole)
         elif sound is not None:
             _feed_sound(packet, sound, picture)
         if picture.is_complete and (
@@ -227,7 +247,7 @@ def _is_far_behind(packet: Packet[Any], picture: FrameSampler) -> bool:
     return float(packet.dts * packet.time_base) > picture.end_seconds + _INTERLEAVING_SECONDS
 
 
-def _feed_picture(packet: Packet[VideoStream], picture: FrameSampler) -> None:
+def _feed_picture(packet: Packet[VideoStream], picture: FrameSampler, whole: Deinterlacer) -> None:
     if picture.is_complete:
         return
     try:
@@ -238,8 +258,14 @@ def _feed_picture(packet: Packet[VideoStream], picture: FrameSampler) -> None:
     for frame in frames:
         if frame.is_corrupt:
             picture.add_damage()
-        elif not picture.is_complete:
-            picture.add(frame)
+            continue
+        for ready in whole.add(frame):
+            _add(ready, picture)
+
+
+def _add(frame: VideoFrame, picture: FrameSampler) -> None:
+    if not picture.is_complete:
+        picture.add(frame)
 
 
 def _feed_sound(packet: Packet[AudioStream], sound: SoundTrack, picture: FrameSampler) -> None:

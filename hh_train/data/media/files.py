@@ -14,6 +14,7 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 
 from hh_train.data.media.containers import (
@@ -27,6 +28,7 @@ from hh_train.data.media.containers import (
     told_as_media_error,
 )
 from hh_train.data.media.decoding import (
+    LEAST_BT709_HEIGHT,
     MAX_GAP_SECONDS,
     FrameSampler,
     decode,
@@ -280,6 +282,8 @@ def _add_picture(container: OutputContainer, clip: Clip, quality: int) -> VideoS
     stream.height, stream.width = height + height % 2, width + width % 2
     stream.pix_fmt = "yuv420p"
     stream.codec_context.thread_count = 1
+    if height >= LEAST_BT709_HEIGHT:
+        stream.codec_context.colorspace = Colorspace.ITU709
     stream.options = {"crf": str(quality), "preset": "veryfast", "flags": "+bitexact"}
     return stream
 
@@ -311,6 +315,8 @@ def _video_frames(clip: Clip) -> Iterator[VideoFrame]:
     pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     for index, image in enumerate(pixels):
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        if height >= LEAST_BT709_HEIGHT:
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
         frame.pts = index
         frame.time_base = 1 / _frame_rate(clip)
         yield frame

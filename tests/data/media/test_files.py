@@ -10,6 +10,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace, ColorTrc
 
 from hh_train.data.media.files import MediaError, MediaReader, write_clip
 from hh_train.tokenizers import MelAudioTokenizer, PatchVideoTokenizer
@@ -413,3 +415,31 @@ def test_real_clips(name: str, seconds: float, size: tuple[int, int], is_spoken:
         window = MediaReader(size=(64, 96)).read(path, start_seconds=4.0, max_frames=41)
         assert torch.equal(window.frames, clip.frames[100:141])
         assert (window.waveform - clip.waveform[64_000 : 64_000 + 41 * 640]).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("transfer", ["SMPTE2084", "ARIB_STD_B67"])
+def test_high_dynamic_range_is_read_as_players_show_it(tmp_path: Path, transfer: str) -> None:
+    """Reference white, 58 % of PQ's range or 75 % of HLG's, comes out nearly white and not a gray."""
+    signal = {"SMPTE2084": 0.5807, "ARIB_STD_B67": 0.75}[transfer]
+    with av.open(str(tmp_path / "phone.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        context = stream.codec_context
+        context.color_trc, context.color_primaries, context.colorspace = ColorTrc[transfer], 9, Colorspace.BT2020
+        for index in range(9):
+            white = np.full((48, 64, 3), round(65535 * signal), np.uint16)
+            frame = VideoFrame.from_ndarray(white, format="rgb48le").reformat(format="yuv420p10le")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames = MediaReader().read(tmp_path / "phone.mp4").frames
+    assert frames.dtype == torch.uint8 and 240 <= int(frames.min()) <= int(frames.max()) <= 252
+
+
+@pytest.mark.parametrize("height", [360, 720])
+def test_colors_survive_writing_and_reading_at_any_size(tmp_path: Path, height: int) -> None:
+    """Small pictures are coded in BT.601, large ones in BT.709: taking one for the other moves green by 20."""
+    frames = torch.tensor([200, 40, 60], dtype=torch.uint8).expand(5, height, 96, 3)
+    write_clip(tmp_path / "red.mp4", Clip(frames=frames, frames_per_second=25.0, waveform=None, samples_per_second=1))
+    found = MediaReader().read(tmp_path / "red.mp4").frames
+    assert (found.int() - frames.int()).abs().max() <= 4
