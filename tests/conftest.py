@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import math
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
 
@@ -233,3 +236,19 @@ def allocations(
         return Allocations(kept=levels[middle - 1], peak=max(levels))
 
     return measure
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def tiny_shards_url(tiny_shards: Path) -> Iterator[str]:
+    """`tiny_shards` behind a web server that knows no byte ranges and lists no folders as storage would."""
+    handler = functools.partial(_QuietHandler, directory=str(tiny_shards))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()

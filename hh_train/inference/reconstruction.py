@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,8 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hh_train.data.footage.clip_folder import write_described_clip
-from hh_train.data.footage.files import FootageClip, FootageFile, read_footage
-from hh_train.data.media.files import MediaReader, resample
+from hh_train.data.media.files import resample
 from hh_train.metrics.speech.recognizer import SAMPLES_PER_SECOND, Recognizer
 from hh_train.metrics.speech.wer import SpeechErrors, count_errors
 from hh_train.tokenizers import AudioTokenizer, VideoTokenizer
@@ -21,8 +20,7 @@ from hh_train.types import Clip, ClipMetadata
 
 def measure_reconstruction(
     *,
-    files: Sequence[FootageFile],
-    reader: MediaReader,
+    clips: Iterable[tuple[Clip, ClipMetadata]],
     video: VideoTokenizer,
     audio: AudioTokenizer,
     output: Path,
@@ -39,10 +37,7 @@ def measure_reconstruction(
     measures: dict[str, list[float]] = {}
     errors: list[tuple[SpeechErrors, SpeechErrors]] = []
     output.mkdir(parents=True, exist_ok=True)
-    for item in read_footage(files, reader):
-        if not isinstance(item, FootageClip):
-            continue
-        original = item.clip
+    for original, metadata in clips:
         latent = video.encode(original.frames)
         statistics = {"video": _statistics(latent)}
         frames = video.decode(latent)
@@ -56,19 +51,19 @@ def measure_reconstruction(
             measures.setdefault("audio_mel_distance_db", []).append(distance)
             loudness = 20 * torch.log10(_loudness(waveform) / _loudness(original.waveform))
             measures.setdefault("audio_loudness_change_db", []).append(float(loudness))
-            if recognizer is not None and item.metadata.transcript and item.metadata.language:
+            if recognizer is not None and metadata.transcript and metadata.language:
                 heard = (
                     torch.from_numpy(resample(w.numpy(), original.samples_per_second, SAMPLES_PER_SECOND))
                     for w in (original.waveform, waveform)
                 )
-                errors.append(_speech_errors(recognizer, item.metadata, *heard))
+                errors.append(_speech_errors(recognizer, metadata, *heard))
         decoded = Clip(
             frames=frames,
             frames_per_second=original.frames_per_second,
             waveform=waveform,
             samples_per_second=original.samples_per_second,
         )
-        write_described_clip(output, decoded, item.metadata, record={"latent_statistics": statistics})
+        write_described_clip(output, decoded, metadata, record={"latent_statistics": statistics})
     means = {name: sum(values) / len(values) for name, values in measures.items()}
     num_units = sum(before.reference_units for before, _ in errors)
     if num_units:

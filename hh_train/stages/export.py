@@ -7,14 +7,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hh_train.data.shards.manifest import Manifest
+from hh_train.data.shards.format import read_manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import RenoiseSolver, UniPCSolver
 from hh_train.inference.bundle import Geometry, verify_in_fresh_process, write_bundle
+from hh_train.inference.codecs import tokenizers_of
 from hh_train.inference.generate import ClipGenerator
 from hh_train.model.checkpoint import load_model
 from hh_train.model.transformer import ComputeDtype
-from hh_train.tokenizers import load_tokenizers
 from hh_train.training.checkpoints import Provenance
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def run(
 
     Raises ValueError when the checkpoint does not belong to the shards, or the bundle does not reproduce the clip.
     """
-    manifest = Manifest.load(shards)
+    manifest = read_manifest(shards)
     provenance = Provenance.read(checkpoint)
     if provenance is not None:
         manifest.require_compatible(provenance.tokenizers, owner=f"the checkpoint {checkpoint}")
@@ -55,7 +55,7 @@ def run(
         model=load_model(checkpoint, compute_dtype=compute_dtype).eval(),
         solver=solver,
         guidance=guidance,
-        tokenizers=load_tokenizers(shards),
+        tokenizers=tokenizers_of(shards),
         frames_per_second=manifest.frames_per_second,
     )
     bundle = write_bundle(

@@ -12,14 +12,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from hh_train.data.footage.clip_folder import is_written, write_described_clip
-from hh_train.data.shards.format import read_latent_clips
-from hh_train.data.shards.manifest import Manifest
+from hh_train.data.shards.format import read_latent_clips, read_manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
+from hh_train.inference.codecs import tokenizers_of
 from hh_train.inference.generate import ClipGenerator, GeneratedClip
 from hh_train.model.checkpoint import load_model
 from hh_train.model.transformer import ComputeDtype
-from hh_train.tokenizers import load_tokenizers
 from hh_train.training.checkpoints import Provenance
 from hh_train.types import ClipMetadata, LatentClip, Prompt
 
@@ -51,7 +50,7 @@ def run(
     Raises:
         ValueError: the checkpoint was trained on latents of other codecs, or the prompt has a malformed dialogue line.
     """
-    manifest = Manifest.load(shards)
+    manifest = read_manifest(shards)
     provenance = Provenance.read(checkpoint)
     if provenance is not None:
         manifest.require_compatible(provenance.tokenizers, owner=f"the checkpoint {checkpoint}")
@@ -59,7 +58,7 @@ def run(
         model=load_model(checkpoint, compute_dtype=compute_dtype, device=device).eval(),
         solver=solver,
         guidance=guidance,
-        tokenizers=load_tokenizers(shards),
+        tokenizers=tokenizers_of(shards),
         frames_per_second=manifest.frames_per_second,
     )
     if prompt_file is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -42,7 +43,7 @@ from hh_train.stages.footage_source import (
 from hh_train.stages.tokenize_summary import kept_clips, print_accounting, print_summary, told_reasons
 from hh_train.tokenizers import AudioTokenizer, TextTokenizer, Tokenizers, VideoTokenizer, load_tokenizers
 from hh_train.tokenizers.pretrained import ROLES, TOKENIZERS_FOLDER, PretrainedTokenizer, class_path
-from hh_train.types import ClipMetadata, LatentClip
+from hh_train.types import Clip, ClipMetadata, LatentClip
 
 RECONSTRUCTION_FOLDER = "reconstruction"
 PART_NOTE = (
@@ -184,8 +185,7 @@ def run(
             )
         write_null_text(folder.folder, tokenizers.text.encode(tokenizers.text.null_prompt))
         measured = measure_reconstruction(
-            files=_held_out(survey)[:reconstruct_clips],
-            reader=replace(reader, size=lengths.buckets.sizes[0], max_frames=lengths.most),
+            clips=_held_out(survey, source, annotator, reconstruct_clips),
             video=tokenizers.video,
             audio=tokenizers.audio,
             output=folder.folder / RECONSTRUCTION_FOLDER,
@@ -282,10 +282,18 @@ def _lengths(video: VideoTokenizer, reader: MediaReader, buckets: Buckets | None
     )
 
 
-def _held_out(survey: FootageSurvey) -> list[FootageFile]:
-    by_preference = (survey.split(name)[1] for name in ("validation", "test", "train"))
-    windows = next(found for found in by_preference if found)
-    return list(dict.fromkeys(window.file for window in windows))
+def _held_out(
+    survey: FootageSurvey, source: FootageSource, annotator: Annotator, count: int
+) -> Iterator[tuple[Clip, ClipMetadata]]:
+    """The first clips that training does not see, as far as there are any; one of each file."""
+    windows = next(found for found in (survey.split(name)[1] for name in ("validation", "test", "train")) if found)
+    first_of_files: dict[FootageFile, ClipWindow] = {}
+    for window in windows:
+        first_of_files.setdefault(window.file, window)
+    for item in source.read(islice(first_of_files.values(), count)):
+        if isinstance(item, WindowClip):
+            with suppress(ValueError):  # then it is among those that were left out
+                yield item.clip, _annotated(item, annotator)
 
 
 def _ready_tokenizers(

@@ -11,12 +11,11 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from hh_train.data.media.files import write_clip
-from hh_train.data.shards.format import read_latent_clips
-from hh_train.data.shards.manifest import Manifest
+from hh_train.data.shards.format import read_latent_clips, read_manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
+from hh_train.inference.codecs import tokenizers_of
 from hh_train.inference.generate import ClipGenerator
-from hh_train.tokenizers import load_tokenizers
 from hh_train.training.fit import Exporting
 from hh_train.types import LatentClip, PackedBatch
 
@@ -129,8 +128,8 @@ class SampleClips(Callback):
             model=cast(Exporting, pl_module).exported_model,
             solver=self.solver,
             guidance=self.guidance,
-            tokenizers=load_tokenizers(self.shards),
-            frames_per_second=Manifest.load(self.shards).frames_per_second,
+            tokenizers=tokenizers_of(self.shards),
+            frames_per_second=read_manifest(self.shards).frames_per_second,
         )
         samples = generator.generate(self._requests, seed=0)
         if not trainer.is_global_zero:

@@ -48,6 +48,16 @@ def test_samples_have_pictures_and_sound(teacher: Path, road: Path) -> None:
     assert clip.waveform is not None and clip.waveform.shape == (9 * 640,)
 
 
+def test_shards_may_lie_behind_a_url(
+    teacher: Path, pretrain: Callable[..., Path], road: Path, tiny_shards_url: str
+) -> None:
+    """Training, validation and the samples in between: the same weights as from the folder."""
+    remote = pretrain(f"output={road}/remote", f"paths.shards={tiny_shards_url}")
+    assert len(list((road / "remote" / "samples").rglob("*.mp4"))) == 1
+    ours, theirs = (load_model(folder).state_dict() for folder in (remote, teacher))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_a_second_run_does_nothing(
     teacher: Path, pretrain: Callable[..., Path], times: Callable[[Path], dict[Path, int]]
 ) -> None:

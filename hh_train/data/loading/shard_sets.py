@@ -16,7 +16,7 @@ from torch import Tensor
 from hh_train.data.loading.cache import DiskCache
 from hh_train.data.loading.clip_index import digest_of
 from hh_train.data.loading.storage import Storage
-from hh_train.data.shards.format import read_null_text
+from hh_train.data.shards.format import read_manifest, read_null_text
 from hh_train.data.shards.manifest import MANIFEST_FILE, Manifest
 
 log = logging.getLogger(__name__)
@@ -125,25 +125,24 @@ def common_null_text(sets: Sequence[OpenSet]) -> Float[Tensor, "Nt C"]:
 
 def _opened(settings: ShardSet, reading: Reading) -> OpenSet:
     storage = Storage(settings.path, options=settings.storage_options, retries=reading.retries)
-    if storage.is_local:
-        manifest, version = Manifest.load(storage.root), ""
-    else:
-        try:
-            text = bytes(storage.read(MANIFEST_FILE))
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"no {MANIFEST_FILE} in {storage}: run `hh-train tokenize` to its end and copy the whole folder"
-            ) from error
-        manifest, version = Manifest.parse(text, source=f"{storage}/{MANIFEST_FILE}"), f"{digest_of(text):x}"
+    manifest = read_manifest(storage)
     if not manifest.samples_of("train"):
         raise ValueError(f"{storage} has no training clips: tokenize footage that has some")
     _check_files(storage, manifest)
     cache = None
     if not storage.is_local and reading.cache_folder is not None:
         cache = DiskCache(
-            reading.cache_folder, max_bytes=round(reading.cache_gigabytes * 1e9), version=f"{storage}/{version}"
+            reading.cache_folder,
+            max_bytes=round(reading.cache_gigabytes * 1e9),
+            version=f"{storage}/{_content(manifest)}",
         )
     return OpenSet(settings=settings, storage=storage, manifest=manifest, cache=cache)
+
+
+def _content(manifest: Manifest) -> int:
+    """Changes with what is in the shards."""
+    shards = [(shard.name, shard.num_bytes, shard.video, shard.audio) for shard in manifest.shards]
+    return digest_of(manifest.fingerprints(), shards)
 
 
 def _check_files(storage: Storage, manifest: Manifest) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import math
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BufferedReader, BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,10 @@ import torch
 import webdataset
 from jaxtyping import Float
 from torch import Tensor
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from hh_train.data.loading.storage import Storage
-from hh_train.data.shards.manifest import Manifest, SampleRecord
+from hh_train.data.shards.manifest import MANIFEST_FILE, Manifest, SampleRecord, ShardRecord
 from hh_train.types import ClipMetadata, LatentClip
 
 LATENTS_MEMBER = "latents.safetensors"
@@ -56,7 +57,7 @@ class ShardWriter:
     """A tar in memory. Headers carry no time and no user, so the same clips give the same bytes."""
 
     def __init__(self) -> None:
-        self._buffer = io.BytesIO()
+        self._buffer = BytesIO()
         self._tar = webdataset.TarWriter(self._buffer, user="", group="", mtime=0, encoder=False, format="PAX_FORMAT")
 
     @property
@@ -162,13 +163,18 @@ def read_shard(path: str | Path) -> Iterator[tuple[LatentClip, ClipMetadata]]:
     """
     if not Path(path).is_file():
         raise ValueError(f"the shard {path} is missing: tokenize again with overwrite=true")
-    dataset = webdataset.WebDataset([str(path)], shardshuffle=False, nodesplitter=None, workersplitter=None)
+    with Path(path).open("rb") as stream:
+        yield from _clips_of(stream, told=str(path))
+
+
+def _clips_of(stream: BytesIO | BufferedReader, *, told: str) -> Iterator[tuple[LatentClip, ClipMetadata]]:
+    """The clips of a tar. Raises ValueError, naming the tar as `told`, when it is damaged."""
     try:
-        for sample in dataset:
+        for sample in group_by_keys(tar_file_expander([{"url": told, "stream": stream}])):
             metadata = ClipMetadata.from_json(json.loads(sample[METADATA_MEMBER]))
             yield latents_from_bytes(sample["__key__"], sample[LATENTS_MEMBER]), metadata
     except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"the shard {path} is damaged ({error}): delete it and tokenize again") from error
+        raise ValueError(f"the shard {told} is damaged ({error}): delete it and tokenize again") from error
 
 
 def find_spans(path: str | Path) -> dict[str, Span]:
@@ -187,15 +193,49 @@ def read_latent_clips(
 ) -> Iterator[tuple[LatentClip, ClipMetadata]]:
     """The first `max_clips` clips of a split (None: all) in the order of the shards, latents in float32.
 
+    Args:
+        shards: a folder or its URL; of remote shards no more is read than up to the last clip that is wanted.
+
     Raises:
         ValueError: there are no finished shards, or the split has no clips.
     """
-    manifest = Manifest.load(shards)
+    storage = Storage(shards)
+    manifest = read_manifest(storage)
     records = manifest.shards_of(split)
     if not records:
         raise ValueError(f"{shards} has no clips in the split {split!r}; it has {', '.join(manifest.splits) or 'none'}")
-    stored = (clip for record in records for clip in read_shard(Path(shards) / record.name))
-    return ((in_float32(clip), metadata) for clip, metadata in islice(stored, max_clips))
+    return ((in_float32(clip), metadata) for clip, metadata in _first_clips(storage, records, max_clips))
+
+
+def _first_clips(
+    storage: Storage, records: Sequence[ShardRecord], max_clips: int | None
+) -> Iterator[tuple[LatentClip, ClipMetadata]]:
+    wanted = sum(len(record.samples) for record in records) if max_clips is None else max_clips
+    for record in records:
+        samples = record.samples[:wanted]
+        if not samples:
+            continue
+        wanted -= len(samples)
+        if storage.is_local:
+            yield from islice(read_shard(storage.path(record.name)), len(samples))
+            continue
+        is_whole = len(samples) == len(record.samples) or samples[-1].offset is None
+        end = None if is_whole else (samples[-1].offset or 0) + -(-(samples[-1].num_bytes or 0) // BLOCK) * BLOCK
+        stream = BytesIO(storage.read(record.name, num_bytes=end))
+        yield from islice(_clips_of(stream, told=f"{storage}/{record.name}"), len(samples))
+
+
+def read_manifest(shards: str | Path | Storage) -> Manifest:
+    """The manifest of shards in a folder or at a URL. Raises ValueError when there is none, or of another schema."""
+    storage = shards if isinstance(shards, Storage) else Storage(shards)
+    if storage.is_local:
+        return Manifest.load(storage.root)
+    try:
+        return Manifest.parse(bytes(storage.read(MANIFEST_FILE)), source=f"{storage}/{MANIFEST_FILE}")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"no {MANIFEST_FILE} in {storage}: run `hh-train tokenize` to its end and copy the whole folder"
+        ) from error
 
 
 def in_float32(clip: LatentClip) -> LatentClip:

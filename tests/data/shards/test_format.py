@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from hh_train.data.shards.format import (
     latents_from_bytes,
     latents_to_bytes,
     read_latent_clips,
+    read_manifest,
     read_null_text,
     read_shard,
     sample_record,
@@ -153,3 +155,21 @@ def test_null_text(tmp_path: Path) -> None:
     assert torch.equal(read_null_text(str(tmp_path)), features)
     with pytest.raises(ValueError, match="hh-train tokenize"):
         read_null_text(tmp_path / "none")
+
+
+def test_clips_are_read_from_afar_up_to_the_last_that_is_wanted(tmp_path: Path, web_folder: Any) -> None:
+    folder = folder_with_test_clips(web_folder.folder / "shards", 12)
+    url = f"{web_folder.url}/shards"
+    assert read_manifest(url) == read_manifest(folder)
+    for count in (None, 1, 5):
+        wanted, found = (list(read_latent_clips(shards, "test", max_clips=count)) for shards in (folder, url))
+        assert [metadata for _, metadata in found] == [metadata for _, metadata in wanted]
+        for (ours, _), (theirs, _) in zip(found, wanted, strict=True):
+            assert_same(ours, theirs, torch.float32)
+    web_folder.requests.clear()
+    list(read_latent_clips(url, "test", max_clips=1))
+    asked = [span for path, span in web_folder.requests if path.endswith(".tar")]
+    assert len(asked) == 1 and asked[0] is not None
+    assert int(asked[0].rsplit("-", 1)[1]) < (folder / "test-000000.tar").stat().st_size / 2
+    with pytest.raises(ValueError, match=r"no manifest\.json in http"):
+        read_manifest(f"{web_folder.url}/elsewhere")
