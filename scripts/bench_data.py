@@ -99,15 +99,15 @@ def write_shards(folder: Path, kind: Kind, *, num_shards: int, clips_per_shard: 
     records = []
     for split, count in (("train", num_shards), ("validation", 1)):
         for number in range(count):
-            writer, samples = ShardWriter(), []
+            path, samples = folder / f"{split}-{number:06d}.tar", []
+            writer = ShardWriter(path)
             for index in range(clips_per_shard if split == "train" else 1):
                 original = originals[(number + index) % len(originals)]
                 key = f"{split}-{number:05d}-{index:05d}"
                 clip = LatentClip(key=key, video=original.video, audio=original.audio, text=original.text)
                 metadata = ClipMetadata(key=key, prompt=Prompt(description="A face " * 30))
                 samples.append(sample_record(clip, writer.add(TokenizedClip(latents=clip, metadata=metadata))))
-            path = folder / f"{split}-{number:06d}.tar"
-            writer.close(path)
+            writer.close()
             records.append(shard_record(path.name, split, samples, path.stat().st_size))
     codec = TokenizerRecord(tokenizer_class="none", num_channels=1, fingerprint="0")
     manifest = Manifest(
@@ -476,7 +476,7 @@ def bench_tokenize(tiny: bool, rounds: int) -> None:
 def _tokenize_once(
     paths: Sequence[Path], reader: MediaReader, codecs: dict[str, Any], watch: Stopwatch, folder: Path
 ) -> None:
-    writer = ShardWriter()
+    writer = ShardWriter(folder / "shard.tar")
     for path in paths:
         with watch.running("decode"):
             clip = reader.read(path)
@@ -490,12 +490,12 @@ def _tokenize_once(
         with watch.running("write"):
             metadata = ClipMetadata(key=path.stem, prompt=Prompt(description="A face that speaks"))
             single = TokenizedClip(latents=encoded, metadata=metadata)
-            alone = ShardWriter()
+            alone = ShardWriter(folder / "pending.tar")
             alone.add(single)
-            alone.close(folder / "pending.tar")
+            alone.close()
             writer.add(single)
     with watch.running("write"):
-        writer.close(folder / "shard.tar")
+        writer.close()
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def run(
     captioner: Captioner | None = None,
     fit_clips: int = 256,
     batch_clips: int = 1,
-    shard_megabytes: float = 64.0,
+    shard_megabytes: float = 1024.0,
     reconstruct_clips: int = 8,
     recognizer: str | None = None,
     num_workers: int | None = None,

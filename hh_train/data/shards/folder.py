@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ PROGRESS_FOLDER = ".progress"
 SETTINGS_FILE = "settings.json"
 STORED_FOLDER = "stored"
 DONE_FILE = "done.json"
+_MAX_TRIES = 5
 PENDING_SUFFIX = ".clips"
 SHARD_PATTERN = "*-??????.tar"
 
@@ -89,13 +91,15 @@ class ShardFolder:
         self._pending: dict[str, StoredClips] = {}
         self._stored = StoredClips()
         self._locks = {name: FileLock(self._progress / f"{name}.lock") for name in ("open", "active", "finish")}
-        obstacle = self._obstacle()
-        if obstacle and not overwrite:
-            raise ValueError(f"{obstacle}: pass overwrite=true to make the shards anew, or choose another output")
-        if self._is_settled and not obstacle:
-            shutil.rmtree(self._progress, ignore_errors=True)
-        else:
-            self._open_for_writing()
+        for tries_left in reversed(range(_MAX_TRIES)):
+            try:
+                self._open(overwrite=overwrite)
+                break
+            except FileNotFoundError:  # another process has finished and tidied up in this moment
+                if not tries_left:
+                    raise
+                for lock in self._locks.values():
+                    lock.release()
 
     @property
     def is_complete(self) -> bool:
@@ -190,9 +194,17 @@ class ShardFolder:
     def finish(self, manifest: Manifest) -> None:
         """Writes the manifest and removes the traces of work in progress."""
         manifest.save(self.folder)
-        shutil.rmtree(self._progress, ignore_errors=True)
+        self._tidy_up()
         for lock in self._locks.values():
             lock.release()
+
+    def _tidy_up(self) -> None:
+        """Takes the work in progress away in one go, so that nobody finds half of it."""
+        bygone = self.folder / f"{PROGRESS_FOLDER}.done"
+        shutil.rmtree(bygone, ignore_errors=True)
+        with suppress(OSError):  # another does the same, or there is none
+            self._progress.rename(bygone)
+        shutil.rmtree(bygone, ignore_errors=True)
 
     # What is there already
 
@@ -250,19 +262,33 @@ class ShardFolder:
 
     # Opening
 
+    def _open(self, *, overwrite: bool) -> None:
+        obstacle = self._obstacle()
+        if obstacle and not overwrite:
+            raise ValueError(f"{obstacle}: pass overwrite=true to make the shards anew, or choose another output")
+        if self._is_settled and not obstacle:
+            self._tidy_up()
+        else:
+            self._open_for_writing()
+
     def _open_for_writing(self) -> None:
-        """One process at a time. The first brings the folder in order, the others find it so."""
+        """One process at a time. The first brings the folder in order, the others find it so.
+
+        Another process may finish while this one looks: whether it is at work is asked first.
+        """
         self._progress.mkdir(parents=True, exist_ok=True)
         with self._locks["open"]:
+            is_laid_out = self._is_laid_out()
             if self._obstacle():
                 self._require_alone()
                 self._clear()
+                is_laid_out = False
             elif self._is_settled:
                 return
-            elif self._saved_settings() is not None and not self._is_laid_out():
+            elif self._saved_settings() is not None and not is_laid_out:
                 self._require_alone()
                 self._set_aside()
-            if not self._is_laid_out():
+            if not is_laid_out:
                 self._lay_out()
             self._locks["active"].acquire(shared=True)
         self._find_done()

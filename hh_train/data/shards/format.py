@@ -54,15 +54,20 @@ class Span:
 
 
 class ShardWriter:
-    """A tar in memory. Headers carry no time and no user, so the same clips give the same bytes."""
+    """A tar that grows on disk, beside its place or at `grows_at`, until it is closed.
 
-    def __init__(self) -> None:
-        self._buffer = BytesIO()
-        self._tar = webdataset.TarWriter(self._buffer, user="", group="", mtime=0, encoder=False, format="PAX_FORMAT")
+    Headers carry no time and no user, so the same clips give the same bytes.
+    """
+
+    def __init__(self, path: Path, *, grows_at: Path | None = None) -> None:
+        self._path = path
+        self._partial = grows_at or path.with_name(f".{path.name}.partial")
+        self._file = self._partial.open("wb")
+        self._tar = webdataset.TarWriter(self._file, user="", group="", mtime=0, encoder=False, format="PAX_FORMAT")
 
     @property
     def num_bytes(self) -> int:
-        return self._buffer.tell()
+        return self._file.tell()
 
     def add(self, clip: TokenizedClip) -> Span:
         """Says where in the shard the latents lie. Raises ValueError when a latent cannot be stored."""
@@ -72,12 +77,16 @@ class ShardWriter:
         end: int = self._tar.tarstream.offset  # the members are written in the order of their names, latents last
         return Span(offset=end - -(-len(payload) // BLOCK) * BLOCK, num_bytes=len(payload))
 
-    def close(self, path: Path) -> None:
-        """Ends the tar and writes it; the file appears complete or not at all."""
+    def close(self) -> None:
+        """Ends the tar, which appears under its name."""
         self._tar.close()
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(self._buffer.getbuffer())
-        partial.replace(path)
+        self._file.close()
+        self._partial.replace(self._path)
+
+    def discard(self) -> None:
+        """Leaves nothing behind."""
+        self._file.close()
+        self._partial.unlink()
 
 
 def sample_record(clip: LatentClip, span: Span | None = None) -> SampleRecord:

@@ -1,4 +1,4 @@
-"""The shard in hand. Its clips are stored one by one; the shard itself is written in one go."""
+"""The shard in hand. Its clips are stored one by one; the shard itself appears when it is complete."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class OpenShard:
         self.dropped: list[DroppedClip] = []
         self.num_silent = 0
         self._video, self._audio = Moments(), Moments()
-        self._writer = ShardWriter()
+        self._writer: ShardWriter | None = None
         self._pending: list[Path] = []
         taken = [int(path.stem) for path in pending_folder.glob("*.tar")]
         self._next_pending = max(taken, default=-1) + 1
 
     @property
     def num_bytes(self) -> int:
-        return self._writer.num_bytes
+        return 0 if self._writer is None else self._writer.num_bytes
 
     def add(self, clip: TokenizedClip | DroppedClip, *, stored_at: Path | None = None) -> None:
         """Adds a clip, which lies on disk already at `stored_at` or is put there; one that cannot be is left out."""
@@ -43,6 +43,7 @@ class OpenShard:
         latents = clip.latents
         try:
             self._pending.append(self._store(clip) if stored_at is None else stored_at)
+            self._writer = self._writer or self._opened()
             span = self._writer.add(clip)
         except ValueError as error:
             self.dropped.append(DroppedClip(key=latents.key, split=self.split, reason=str(error)))
@@ -54,7 +55,7 @@ class OpenShard:
 
     def close(self) -> ShardRecord:
         """Writes the shard, which appears complete or not at all."""
-        self._writer.close(self.path)
+        (self._writer or self._opened()).close()
         return ShardRecord(
             name=self.path.name,
             split=self.split,
@@ -72,11 +73,20 @@ class OpenShard:
             if path.parent == self.pending_folder:
                 path.unlink(missing_ok=True)
 
+    def _opened(self) -> ShardWriter:
+        """Grows where a killed run leaves it to be tidied up with the single clips."""
+        self.pending_folder.mkdir(exist_ok=True)
+        return ShardWriter(self.path, grows_at=self.pending_folder / ".shard.partial")
+
     def _store(self, clip: TokenizedClip) -> Path:
-        single = ShardWriter()
-        single.add(clip)
         self.pending_folder.mkdir(exist_ok=True)
         path = self.pending_folder / f"{self._next_pending:08d}.tar"
-        single.close(path)
+        single = ShardWriter(path)
+        try:
+            single.add(clip)
+        except ValueError:
+            single.discard()
+            raise
+        single.close()
         self._next_pending += 1
         return path

@@ -34,12 +34,12 @@ def clip(number: int) -> LatentClip:
 
 
 def write(folder: Path, count: int = 6) -> list[SampleRecord]:
-    writer = ShardWriter()
+    writer = ShardWriter(folder / SHARD)
     samples = []
     for number in range(count):
         metadata = ClipMetadata(key=f"clip {number}", prompt=Prompt(description="A face"))
         samples.append(sample_record(clip(number), writer.add(TokenizedClip(latents=clip(number), metadata=metadata))))
-    writer.close(folder / SHARD)
+    writer.close()
     return samples
 
 

@@ -42,10 +42,10 @@ def tokenized(key: str, seed: int = 0, *, silent: bool = False) -> TokenizedClip
 
 
 def write(path: Path, *clips: TokenizedClip) -> Path:
-    writer = ShardWriter()
+    writer = ShardWriter(path)
     for clip in clips:
         writer.add(clip)
-    writer.close(path)
+    writer.close()
     return path
 
 
@@ -97,9 +97,10 @@ def test_the_record_states_the_shapes() -> None:
 
 def test_the_writer_says_where_latents_lie(tmp_path: Path) -> None:
     clips = [tokenized("a", 0), tokenized("二" * 60, 1, silent=True), tokenized("k" * 180, 2)]
-    writer = ShardWriter()
+    writer = ShardWriter(tmp_path / "a.tar")
     told = {clip.latents.key: writer.add(clip) for clip in clips}
-    writer.close(tmp_path / "a.tar")
+    assert not (tmp_path / "a.tar").exists()
+    writer.close()
     content = (tmp_path / "a.tar").read_bytes()
     for clip in clips:
         span = told[clip.latents.key]

@@ -19,10 +19,10 @@ def clip(key: str, value: float = 1.0) -> TokenizedClip:
 
 
 def write_shard(path: Path, *clips: TokenizedClip) -> Path:
-    writer = ShardWriter()
+    writer = ShardWriter(path)
     for item in clips:
         writer.add(item)
-    writer.close(path)
+    writer.close()
     return path
 
 
