@@ -43,7 +43,7 @@ class ClipColumns:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClipIndex:
-    """A row for each clip, in the order of the shards: about 70 bytes and the clip's name."""
+    """A row for each clip, in the order of the shards: about 80 bytes and the clip's name."""
 
     shards: tuple[str, ...]
     columns: ClipColumns
@@ -52,6 +52,8 @@ class ClipIndex:
     offset: NDArray[np.int64]
     """Where in the shard the clip's latents begin; -1 when not known."""
     num_bytes: NDArray[np.int64]
+    checksum: NDArray[np.uint64]
+    """Of these bytes; 0 when not known."""
     names: bytes = field(repr=False)
     """The keys, one after the other in UTF-8."""
     name_ends: NDArray[np.int64]
@@ -76,6 +78,7 @@ class ClipIndex:
             ),
             offset=column([_ABSENT if s.offset is None else s.offset for s in samples], np.int64),
             num_bytes=column([_ABSENT if s.num_bytes is None else s.num_bytes for s in samples], np.int64),
+            checksum=column([s.checksum or 0 for s in samples], np.uint64),
             names=b"".join(keys),
             name_ends=np.cumsum([len(key) for key in keys], dtype=np.int64),
         )
@@ -93,7 +96,7 @@ class ClipIndex:
     def records(self, clips: Sequence[int]) -> list[SampleRecord]:
         """Clips as the manifest has them."""
         rows = list(clips)
-        columns = (self.columns.grid, self.columns.audio, self.columns.text, self.offset, self.num_bytes)
+        columns = (self.columns.grid, self.columns.audio, self.columns.text, self.offset, self.num_bytes, self.checksum)
         return [
             SampleRecord(
                 key=self.key(clip),
@@ -102,8 +105,9 @@ class ClipIndex:
                 text=text,
                 offset=None if offset == _ABSENT else offset,
                 num_bytes=None if num_bytes == _ABSENT else num_bytes,
+                checksum=checksum or None,
             )
-            for clip, grid, audio, text, offset, num_bytes in zip(
+            for clip, grid, audio, text, offset, num_bytes, checksum in zip(
                 rows, *(column[rows].tolist() for column in columns), strict=True
             )
         ]

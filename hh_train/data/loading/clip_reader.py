@@ -19,7 +19,7 @@ from hh_train.data.loading.plan import Place, PlannedClip
 from hh_train.data.loading.shard_sets import OpenSet, Reading
 from hh_train.data.loading.storage import Buffer, Storage, TruncatedFileError
 from hh_train.data.packing import not_finite, pack
-from hh_train.data.shards.format import Span, find_spans, latents_from_bytes, sample_record
+from hh_train.data.shards.format import Span, checksum_of, find_spans, latents_from_bytes, sample_record
 from hh_train.data.shards.manifest import SampleRecord
 from hh_train.types import LatentClip, PackedBatch
 
@@ -121,6 +121,8 @@ class ShardReader:
             ) from error
         except TruncatedFileError as error:
             raise UnreadableClipError(f"the shard ends too early: {error}") from error
+        if sample.checksum is not None and checksum_of(payload) != sample.checksum:
+            raise UnreadableClipError("its bytes are not those that were written")
         try:
             clip = latents_from_bytes(sample.key, payload)
         except ValueError as error:

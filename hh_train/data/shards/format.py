@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 import webdataset
@@ -33,6 +34,7 @@ BLOCK = tarfile.BLOCKSIZE
 STORED_DTYPE = torch.float16
 """Rounding to 11 bits moves a latent of spread 1 by about 2e-4, at half the size of float32."""
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_WORD_BYTES = 8
 _LENGTH_BYTES = 8
 """At the start of a safetensors file: how long its header is."""
 
@@ -51,6 +53,7 @@ class Span:
 
     offset: int
     num_bytes: int
+    checksum: int | None = None
 
 
 class ShardWriter:
@@ -75,7 +78,8 @@ class ShardWriter:
         metadata = json.dumps(clip.metadata.to_json(), ensure_ascii=False).encode()
         self._tar.write({"__key__": clip.latents.key, LATENTS_MEMBER: payload, METADATA_MEMBER: metadata})
         end: int = self._tar.tarstream.offset  # the members are written in the order of their names, latents last
-        return Span(offset=end - -(-len(payload) // BLOCK) * BLOCK, num_bytes=len(payload))
+        start = end - -(-len(payload) // BLOCK) * BLOCK
+        return Span(offset=start, num_bytes=len(payload), checksum=checksum_of(payload))
 
     def close(self) -> None:
         """Ends the tar, which appears under its name."""
@@ -98,7 +102,15 @@ def sample_record(clip: LatentClip, span: Span | None = None) -> SampleRecord:
         text=clip.text.shape[0],
         offset=None if span is None else span.offset,
         num_bytes=None if span is None else span.num_bytes,
+        checksum=None if span is None else span.checksum,
     )
+
+
+def checksum_of(payload: bytes | bytearray | memoryview) -> int:
+    """The sum of the bytes' 64-bit words: tells damage from what was written, at the speed of memory as no digest does."""
+    words, rest = divmod(len(payload), _WORD_BYTES)
+    total = np.add.reduce(np.frombuffer(payload, np.uint64, count=words))
+    return (int(total) + int.from_bytes(payload[len(payload) - rest :], "little")) % 2**64
 
 
 def latents_to_bytes(clip: LatentClip) -> bytes:

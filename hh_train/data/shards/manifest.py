@@ -31,6 +31,8 @@ class SampleRecord:
     """Where in the shard the bytes of its latents begin; None when that was not written down."""
     num_bytes: int | None = None
     """Of its latents in the shard."""
+    checksum: int | None = None
+    """Of these bytes; None when that was not written down."""
 
 
 @dataclass(frozen=True, kw_only=True)

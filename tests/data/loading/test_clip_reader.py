@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hh_train.data.loading.cache import DiskCache
 from hh_train.data.loading.clip_reader import ClipReader, ShardReader, UnreadableClipError
 from hh_train.data.loading.plan import FixedPlan, Place, PlannedClip
 from hh_train.data.loading.shard_sets import Reading
 from hh_train.data.loading.storage import Storage
-from hh_train.data.shards.format import STORED_DTYPE, ShardWriter, TokenizedClip, sample_record
+from hh_train.data.shards.format import STORED_DTYPE, ShardWriter, TokenizedClip, checksum_of, sample_record
 from hh_train.data.shards.manifest import SampleRecord
 from hh_train.types import ClipMetadata, LatentClip, Prompt
 
@@ -69,7 +71,7 @@ def test_what_is_not_as_recorded_is_told(tmp_path: Path) -> None:
     with pytest.raises(UnreadableClipError, match="other shapes"):
         reader.latents(SHARD, replace(samples[1], audio=6))
     with pytest.raises(UnreadableClipError, match="no latents"):
-        reader.latents(SHARD, replace(samples[1], offset=0))
+        reader.latents(SHARD, replace(samples[1], offset=0, checksum=None))
     with pytest.raises(UnreadableClipError, match="ends too early"):
         reader.latents(SHARD, replace(samples[1], offset=10**6))
     with pytest.raises(UnreadableClipError, match="not found in its shard"):
@@ -185,3 +187,30 @@ def test_waiting_for_a_far_server_is_shared_by_threads(web_folder: Any) -> None:
     reader = clip_reader(web_folder.url, threads=4)
     list(reader.deliveries(plan_of(samples * 4), (Place(batch=number) for number in range(24))))
     assert most == 4
+
+
+@pytest.mark.parametrize("harm", ["one bit", "zeros", "shifted"])
+def test_damage_that_still_reads_as_latents_is_noticed(tmp_path: Path, harm: str) -> None:
+    sample = write(tmp_path)[2]
+    assert sample.offset is not None and sample.num_bytes is not None
+    content = bytearray((tmp_path / SHARD).read_bytes())
+    stop = sample.offset + sample.num_bytes
+    if harm == "one bit":
+        content[stop - 1] ^= 1
+    else:
+        kept = bytes(8) if harm == "zeros" else content[stop - 9 : stop - 1]
+        content[stop - 8 : stop] = kept
+    (tmp_path / SHARD).write_bytes(content)
+    with pytest.raises(UnreadableClipError, match="not those that were written"):
+        shard_reader(tmp_path).latents(SHARD, sample)
+    untold = replace(sample, checksum=None)
+    assert shard_reader(tmp_path).latents(SHARD, untold).key == sample.key
+
+
+@given(payload=st.binary(max_size=100), place=st.integers(0, 99), bit=st.integers(0, 7))
+def test_any_bit_changes_the_checksum(payload: bytes, place: int, bit: int) -> None:
+    changed = bytearray(payload)
+    if payload:
+        changed[place % len(payload)] ^= 1 << bit
+        assert checksum_of(changed) != checksum_of(payload)
+    assert checksum_of(memoryview(payload)) == checksum_of(payload) < 2**64

@@ -106,7 +106,7 @@ def test_the_writer_says_where_latents_lie(tmp_path: Path) -> None:
         span = told[clip.latents.key]
         payload = content[span.offset : span.offset + span.num_bytes]
         assert_same(latents_from_bytes(clip.latents.key, payload), clip.latents, STORED_DTYPE)
-    assert find_spans(tmp_path / "a.tar") == told
+    assert find_spans(tmp_path / "a.tar") == {key: replace(span, checksum=None) for key, span in told.items()}
     record = sample_record(clips[0].latents, told["a"])
     assert (record.offset, record.num_bytes) == (told["a"].offset, told["a"].num_bytes)
 
