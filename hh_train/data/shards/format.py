@@ -107,7 +107,7 @@ def sample_record(clip: LatentClip, span: Span | None = None) -> SampleRecord:
 
 
 def checksum_of(payload: bytes | bytearray | memoryview) -> int:
-    """The sum of the bytes' 64-bit words: tells damage from what was written, at the speed of memory as no digest does."""
+    """The sum of the 64-bit words: tells damage from what was written, at the speed of memory as no digest does."""
     words, rest = divmod(len(payload), _WORD_BYTES)
     total = np.add.reduce(np.frombuffer(payload, np.uint64, count=words))
     return (int(total) + int.from_bytes(payload[len(payload) - rest :], "little")) % 2**64
