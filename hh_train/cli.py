@@ -6,6 +6,7 @@ the configuration and brings multirun, launchers and `--cfg job`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -22,14 +23,23 @@ STAGES = {
     "tokenize": "turn a folder of clips into latent shards",
     "inspect": "decode random clips of latent shards, to look at (also: tokenize inspect)",
     "train_recognizer": "train the speech recognizer that scores word errors",
+    "train_lip_reader": "train the lip reader that scores words by the mouth alone",
+    "train_sync_expert": "train the network that scores lips against sound",
     "pretrain": "train the teacher on latent shards by flow matching",
     "distill": "distill the teacher into a student of few steps",
     "generate": "generate clips with sound from prompts",
     "evaluate": "score generated and real clips, and write the report",
+    "compare": "compare finished evaluations, prompt by prompt (also: evaluate compare A B C)",
+    "arena": "vote blind between checkpoints on a local web page",
     "export": "write an inference bundle, and verify it",
     "plan": "say what a model needs on given GPUs, and whether it fits",
 }
 
+_SECOND_WORDS: dict[tuple[str, ...], str | None] = {
+    ("tokenize", "inspect"): None,
+    ("evaluate", "compare"): "evaluations",
+}
+"""Stages that are written as two words, with the key of what stands bare behind them."""
 _FLAGS_WITH_VALUE: tuple[str, ...] = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun")
 _FLAGS_WITH_VALUE += ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 _MAX_NAME = 120
@@ -68,8 +78,18 @@ def main() -> None:
 
 
 def in_one_form(arguments: list[str]) -> list[str]:
-    """`tokenize inspect` is a stage of its own, and `--dry-run` a key."""
-    arguments = arguments[1:] if arguments[:2] == ["tokenize", "inspect"] else arguments
+    """`tokenize inspect` and `evaluate compare A B` are stages of their own, and `--dry-run` is a key."""
+    if tuple(arguments[:2]) in _SECOND_WORDS:
+        listed, arguments = _SECOND_WORDS[arguments[0], arguments[1]], arguments[1:]
+        before = dict(enumerate(arguments, start=1))
+        bare = [
+            argument
+            for number, argument in enumerate(arguments)
+            if number and "=" not in argument and argument[:1] not in "-~" and before[number] not in _FLAGS_WITH_VALUE
+        ]
+        if listed and bare:
+            arguments = [argument for argument in arguments if argument not in bare]
+            arguments.append(f"{listed}={json.dumps(bare, ensure_ascii=False)}")
     return ["dry_run=true" if argument == "--dry-run" else argument for argument in arguments]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from hh_train.cli import STAGES, main, report, usage
+from hh_train.cli import STAGES, in_one_form, main, report, usage
 
 CALLS: list[dict[str, Any]] = []
 
@@ -110,6 +110,21 @@ def test_a_stage_is_called_with_what_was_asked_for(monkeypatch: pytest.MonkeyPat
     assert OmegaConf.load(record).steps == 3
     assert "# hh-train pretrain steps=3 'rates=[1,2]'" in record.read_text(encoding="utf-8").splitlines()
     assert [path.relative_to(tree) for path in tree.rglob("*") if path.is_file()] == [Path("runs/out/config.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("evaluate seed=1", "evaluate seed=1"),
+        ("tokenize --dry-run", "tokenize dry_run=true"),
+        ("evaluate compare a/b c:student seed=3", 'compare seed=3 evaluations=["a/b", "c:student"]'),
+        ("evaluate compare", "compare"),
+        ("evaluate compare evaluations=[a] --cfg job", "compare evaluations=[a] --cfg job"),
+        ("tokenize inspect shards=x", "inspect shards=x"),
+    ],
+)
+def test_stages_of_two_words(written: str, meant: str) -> None:
+    assert " ".join(in_one_form(written.split())) == meant
 
 
 def test_inspecting_shards_belongs_to_tokenizing(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:

@@ -22,7 +22,7 @@ from hh_train.metrics.comparison.bootstrap import NUM_RESAMPLES, ratio_interval
 
 
 class Score(NamedTuple):
-    """One number of one system, with its 95 % bootstrap interval over clips.
+    """One number of one system, with its 95 % bootstrap interval over clips, or over the speakers of the clips.
 
     A tuple, since torchmetrics walks through what `compute` returns and takes no frozen dataclass.
     """
@@ -45,6 +45,17 @@ class Row:
 
     numerator: float
     denominator: float = 1.0
+
+
+class Collected(NamedTuple):
+    """What was recorded, in rising order of the ids, each clip once."""
+
+    ids: Int[Tensor, " n"]
+    rows: Float[Tensor, "n names 2"]
+    """Numerator and denominator; NaN where undefined."""
+    failed: Bool[Tensor, " n"]
+    blocks: Int[Tensor, " n"]
+    """Clips of one number are drawn together: those of one speaker."""
 
 
 def clip_id(key: str) -> int:
@@ -70,11 +81,12 @@ class ClipMetric(Metric):
     ids: list[Tensor]
     rows: list[Tensor]
     failed: list[Tensor]
+    blocks: list[Tensor]
 
     def __init__(self, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> None:
         super().__init__()
         self.num_resamples, self.seed = num_resamples, seed
-        for name in ("ids", "rows", "failed"):
+        for name in ("ids", "rows", "failed", "blocks"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._seed_states()
 
@@ -84,17 +96,30 @@ class ClipMetric(Metric):
 
     def _seed_states(self) -> None:
         """Puts an empty tensor into each list: a gather over processes needs a tensor from every one of them."""
-        self._append(
-            torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(self.names), 2, dtype=torch.float64), torch.zeros(0)
-        )
+        none = torch.zeros(0, dtype=torch.int64)
+        self._append(none, torch.zeros(0, len(self.names), 2, dtype=torch.float64), none, none)
 
-    def _append(self, ids: Tensor, rows: Tensor, failed: Tensor) -> None:
+    def _append(self, ids: Tensor, rows: Tensor, failed: Tensor, blocks: Tensor) -> None:
         self.ids.append(ids.to(self.device))
         self.rows.append(rows.to(self.device))
         self.failed.append(failed.to(self.device, torch.bool))
+        self.blocks.append(blocks.to(self.device))
 
-    def record(self, key: str, values: Mapping[str, Row | float | None], *, failed: bool = False) -> None:
-        """Adds one measured clip; a name that is missing or None is undefined for it.
+    def record(
+        self,
+        key: str,
+        values: Mapping[str, Row | float | None],
+        *,
+        failed: bool = False,
+        speaker: str | None = None,
+    ) -> None:
+        """Adds one measured clip.
+
+        Args:
+            key: of the clip.
+            values: by name; one that is missing, None or not finite is undefined for the clip.
+            failed: whether the clip could not be read.
+            speaker: the intervals draw all clips of a speaker together; None draws this one alone.
 
         Raises:
             ValueError: for a name that the metric does not have.
@@ -104,7 +129,8 @@ class ClipMetric(Metric):
             raise ValueError(f"{type(self).__name__} has no {sorted(unknown)}; give some of {self.names}")
         pairs = [_pair(values.get(name)) for name in self.names]
         rows = torch.tensor([pairs], dtype=torch.float64)
-        self._append(torch.tensor([clip_id(key)]), rows, torch.tensor([failed]))
+        block = clip_id(f"clip {key}" if speaker is None else f"block {speaker}")
+        self._append(torch.tensor([clip_id(key)]), rows, torch.tensor([failed]), torch.tensor([block]))
         self._update_count += 1
         self._computed = None
 
@@ -112,36 +138,57 @@ class ClipMetric(Metric):
         """Adds a clip that could not be read: it is counted, and nothing about it is measured."""
         self.record(key, {}, failed=True)
 
-    def collected(
-        self,
-    ) -> tuple[Int[Tensor, " n"], Float[Tensor, "n names 2"], Bool[Tensor, " n"]]:
-        """Ids in rising order, rows (numerator, denominator; NaN where undefined) and failure flags, each clip once."""
-        ids, rows, failed = (_concatenate(state) for state in (self.ids, self.rows, self.failed))
+    def collected(self) -> Collected:
+        """All that was recorded, in this process or in all of them."""
+        ids, rows, failed, blocks = (_concatenate(s) for s in (self.ids, self.rows, self.failed, self.blocks))
         order = torch.argsort(ids, stable=True)
         ids = ids[order]
         first = torch.ones_like(ids, dtype=torch.bool)
         first[1:] = ids[1:] != ids[:-1]
         kept = order[first]
-        return ids[first], rows[kept], failed[kept]
+        return Collected(ids=ids[first], rows=rows[kept], failed=failed[kept], blocks=blocks[kept])
 
     def compute(self) -> dict[str, Score]:
-        _, rows, failed = self.collected()
-        return {name: self._score(rows[:, i], failed) for i, name in enumerate(self.names)}
-
-    def _score(self, rows: Float[Tensor, "n 2"], failed: Bool[Tensor, " n"]) -> Score:
-        defined = ~rows.isnan().any(dim=1)
-        num_failed = int(failed.sum())
-        num_undefined = int((~defined & ~failed).sum())
-        kept = rows[defined]
-        if not kept.numel() or float(kept[:, 1].sum()) == 0:
-            return Score(
-                mean=None, low=None, high=None, num_clips=0, num_undefined=num_undefined, num_failed=num_failed
+        found = self.collected()
+        return {
+            name: score_rows(
+                found.rows[:, i], found.failed, blocks=found.blocks, num_resamples=self.num_resamples, seed=self.seed
             )
-        low, high = ratio_interval(kept[:, 0], kept[:, 1], num_resamples=self.num_resamples, seed=self.seed)
-        mean = float(kept[:, 0].sum() / kept[:, 1].sum())
-        return Score(
-            mean=mean, low=low, high=high, num_clips=len(kept), num_undefined=num_undefined, num_failed=num_failed
-        )
+            for i, name in enumerate(self.names)
+        }
+
+
+def score_rows(
+    rows: Float[Tensor, "n 2"],
+    failed: Bool[Tensor, " n"],
+    *,
+    blocks: Int[Tensor, " n"] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Score:
+    """The score of one quantity.
+
+    Args:
+        rows: numerator and denominator of each clip; NaN where undefined.
+        failed: the clips that could not be read. Those with a row are in the mean.
+        blocks: clips of one number are drawn together.
+        num_resamples: draws of the interval.
+        seed: of the draws.
+    """
+    defined = rows.isfinite().all(dim=1)
+    num_failed, num_undefined = int(failed.sum()), int((~defined & ~failed).sum())
+    kept = rows[defined]
+    if not kept.numel() or float(kept[:, 1].sum()) == 0:
+        return Score(mean=None, low=None, high=None, num_clips=0, num_undefined=num_undefined, num_failed=num_failed)
+    low, high = ratio_interval(
+        kept[:, 0],
+        kept[:, 1],
+        blocks=None if blocks is None else blocks[defined],
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    mean = float(kept[:, 0].sum() / kept[:, 1].sum())
+    return Score(mean=mean, low=low, high=high, num_clips=len(kept), num_undefined=num_undefined, num_failed=num_failed)
 
 
 def _pair(value: Row | float | None) -> tuple[float, float]:

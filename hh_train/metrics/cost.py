@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from hh_train.metrics.clip_metric import ClipMetric
+from hh_train.metrics.measure import Measure
+from hh_train.metrics.measurer import Measured, Sample
 
 
 class GenerationCost(ClipMetric):
@@ -25,3 +27,20 @@ def generation_cost(fields: Mapping[str, Any]) -> dict[str, float | None]:
     cost = written if isinstance(written, Mapping) else {}
     values = {name: cost.get(name) for name in GenerationCost.names}
     return {name: float(v) if isinstance(v, int | float) and math.isfinite(v) else None for name, v in values.items()}
+
+
+class CostMeasurer:
+    """`GenerationCost` as a measurer."""
+
+    measures: ClassVar[tuple[Measure, ...]] = (
+        Measure(name="num_function_evaluations", title="model evaluations a clip", digits=0),
+        Measure(name="seconds", title="seconds a clip", better="lower"),
+    )
+
+    def protocol(self) -> Mapping[str, str]:
+        """Nothing: what is written beside the clip is taken as it is."""
+        return {}
+
+    def measure(self, sample: Sample) -> Measured:
+        """Reads the clip's json."""
+        return Measured(values=generation_cost(sample.fields))

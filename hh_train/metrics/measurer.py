@@ -1,18 +1,25 @@
-"""What measures clips: each measurer adds its values to a clip that is decoded, and whose face is found, once for all."""
+"""What measures clips: each measurer adds its values to a clip that is decoded, its face found, once for all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hh_train.metrics.clip_metric import Row
-from hh_train.metrics.faces.mouth import MouthTrack, track_mouth
+from hh_train.metrics.faces.cascade import CascadeFaces
+from hh_train.metrics.faces.crops import CROP_SIZE, mouth_crops
+from hh_train.metrics.faces.head import mouth_of_face
+from hh_train.metrics.faces.mouth import MouthTrack
+from hh_train.metrics.faces.track import FaceFinder, FaceTrack, require_face
 from hh_train.metrics.measure import Measure
+from hh_train.metrics.speech.backend import SpeechRecognizer
+from hh_train.metrics.speech.transcripts import language_code
 from hh_train.types import Clip
 
 
@@ -31,11 +38,46 @@ class Sample:
     language: str | None
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The clip's json: generation cost, latent statistics; empty where it has none."""
+    path: Path | None = None
+    """The file that the clip was read from, for what decoding hides: how long its tracks are."""
+
+    faces: FaceFinder = field(default_factory=CascadeFaces)
+    """What finds the face."""
+    _heard: dict[tuple[int, str], str] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def found_face(self) -> FaceTrack | None:
+        """The largest face, whatever its coverage; None where there is none."""
+        return self.faces.find(self.clip.frames)
+
+    @property
+    def face(self) -> FaceTrack:
+        """The face that measures may rest on. Raises NoFaceError (a ValueError) where it covers less than half."""
+        return require_face(self.found_face)
 
     @cached_property
     def mouth(self) -> MouthTrack:
-        """The mouth in every frame. Raises ValueError where there is none."""
-        return track_mouth(self.clip.frames)
+        """The face's mouth in every frame. Raises NoFaceError (a ValueError) where there is no face."""
+        return mouth_of_face(self.clip.frames, self.face)
+
+    def crops(self, size: int = CROP_SIZE) -> UInt8[Tensor, "F {size} {size}"]:
+        """The mouth, gray, held still. Raises NoFaceError (a ValueError) where there is no face."""
+        return mouth_crops(self.clip.frames, self.mouth.boxes, size=size)
+
+    def heard(self, recognizer: SpeechRecognizer) -> str:
+        """What a recognizer hears in the clip's sound; asked once, however many measures want to know.
+
+        Raises:
+            ValueError: without a sound track or a language, or for a language that the recognizer does not know.
+        """
+        if self.clip.waveform is None or self.language is None:
+            missing = "sound track" if self.clip.waveform is None else "known language"
+            raise ValueError(f"the clip has no {missing}, so that nothing is heard in it")
+        code = language_code(self.language)
+        asked = (id(recognizer), code)
+        if asked not in self._heard:
+            self._heard[asked] = recognizer.transcribe(self.clip.waveform, code)
+        return self._heard[asked]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +93,7 @@ class Measured:
     """For distances between sets of clips: by extractor's name, one row or several a clip."""
 
 
+@runtime_checkable
 class Measurer(Protocol):
     """Measures clips one by one. Its arguments are keyword-only and typed: a configuration builds it."""
 

@@ -1,119 +1,151 @@
-"""`hh-train evaluate`: scores folders of clips beside the real clips of the same prompts, and writes a report."""
+"""`hh-train evaluate`: scores folders of clips beside the real clips of the same prompts, and writes a report.
+
+Several processes share the work (`accelerate launch --multi_gpu --num_processes 4 -m hh_train.cli evaluate`, `torchrun`
+or `srun`); a killed evaluation goes on where it stopped.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from hh_train.data.footage.files import FootageFile, find_footage, hash_order, read_metadata
-from hh_train.data.media.files import MediaReader
 from hh_train.data.shards.format import read_latent_clips
 from hh_train.data.shards.manifest import Manifest
 from hh_train.metrics.comparison.bootstrap import NUM_RESAMPLES
-from hh_train.metrics.comparison.scoreboard import MEASURES, Spoken, difference, score_system
-from hh_train.metrics.measurement import ClipMeasurement, MeasurementLog, failed_measurement, measure_clip
-from hh_train.metrics.report.figures import loss_curves_svg, read_curves
-from hh_train.metrics.report.page import (
-    Exhibit,
-    PromptReport,
-    SystemReport,
-    make_exhibit,
-    render_report,
-    write_report,
-)
-from hh_train.metrics.speech.recognizer import SAMPLES_PER_SECOND, Recognizer
-from hh_train.metrics.speech.transcripts import normalize
-from hh_train.runtime.version import code_version
-from hh_train.stages.evaluation_record import ScoredSystem, evaluation_notes, print_evaluation, write_results
+from hh_train.metrics.comparison.difference import Difference
+from hh_train.metrics.comparison.protocol import EvaluationProtocol
+from hh_train.metrics.comparison.scoreboard import Spoken, compare_sets, compare_systems, score_sets, score_system
+from hh_train.metrics.faces.cascade import CascadeFaces
+from hh_train.metrics.faces.track import FaceFinder
+from hh_train.metrics.measure import Measure
+from hh_train.metrics.measurement import all_measures, measures_of
+from hh_train.metrics.measurer import Measurer
+from hh_train.metrics.report.page import SystemReport, write_report
+from hh_train.runtime.launcher import launched_process
+from hh_train.stages.evaluation_page import evaluation_page
+from hh_train.stages.evaluation_record import EvaluationRecord, evaluation_notes, print_evaluation
+from hh_train.stages.measuring import REAL, Measuring, ScoredSystem, SystemClips, clip_reader, measuring_code
+from hh_train.stages.wandb_table import WandbTable
 from hh_train.types import ClipMetadata
 
-REAL = "real"
-PROTOCOL_VERSION = 1
-_NUM_WORST, _NUM_DRAWN = 5, 3
-_LARGEST_PAGE_BYTES = 7_000_000
-_READER = MediaReader(samples_per_second=SAMPLES_PER_SECOND)
+PROTOCOL_VERSION = 2
+_LIBRARIES = ("torch", "torchmetrics", "av", "numpy", "scipy")
 
 
 def run(
     *,
     systems: dict[str, str],
     reference: str,
-    recognizer: str,
+    measures: Mapping[str, Measurer | None],
     output: str,
     train_logs: dict[str, str],
     max_clips: int | None,
     seed: int,
     shards: str | None = None,
-) -> Path:
-    """Writes `results.json`, `results.csv` (scores), `clips.csv` (every clip) and `report.html`; returns the report.
+    frames_per_second: float = 25.0,
+    faces: FaceFinder | None = None,
+    protocol: str | None = None,
+    wandb: WandbTable | None = None,
+) -> Path | None:
+    """Writes `results.json`, `results.csv` (scores), `clips.csv` and `clips.jsonl` (every clip) and `report.html`.
 
-    A second run measures only clips that are new or have changed. Clips that cannot be read are counted and listed.
+    A second run measures only what is new or has changed. Clips that cannot be read are counted and listed. Of several
+    processes the last one to end writes the results.
 
     Args:
         systems: folders of generated clips (`<key>.mp4`, `.txt`, `.json`) by name; the others are compared with the
             first.
         reference: folder of the real clips; their transcripts are what the systems' clips were to say.
-        recognizer: folder of the recognizer.
+        measures: what measures the clips, by name, in the order of the table; null leaves one out.
         output: folder of the results.
         train_logs: folders of training runs (or their `metrics.csv`) by name, for the loss curves; missing ones are
             noted.
         max_clips: scores so many prompts, those that most systems have, in a fixed mixed order; null scores all.
         seed: of the bootstrap, and of the prompts that the report shows beside the worst ones.
         shards: latent shards of the same footage, for the real clips' latent statistics; null leaves these out.
+        frames_per_second: every clip is read at this rate.
+        faces: finds the face of a clip, once for all measures; null takes OpenCV's cascades.
+        protocol: name of a protocol that others use too, where the measures are set to it.
+        wandb: logs the tables to Weights & Biases.
+
+    Returns:
+        The report; None in a process that others outlast.
 
     Raises:
-        ValueError: no system, a system without a clip of the reference, or a missing or empty folder.
+        ValueError: no system, no measure, a system without a clip of the reference, or a missing or empty folder.
     """
-    if not systems or REAL in systems:
-        raise ValueError(f"got the systems {list(systems)}; name one or more, and none {REAL!r}: that is the reference")
-    if max_clips is not None and max_clips < 1:
-        raise ValueError(f"got max_clips {max_clips}; wanted 1 or more, or null for all")
-    console = Console(width=max(Console().width, 60 + 22 * len(systems)) if not Console().is_terminal else None)
-    heard_by = Recognizer.load(recognizer)
+    _require_arguments(systems, max_clips)
+    measurers = {name: measurer for name, measurer in measures.items() if measurer is not None}
+    table = all_measures(measurers)
+    if not table:
+        raise ValueError("there is nothing to measure; give at least one of `measures`")
     real = {file.key: file for file in find_footage(reference, held_out_share=0.0)}
     found = {name: _common_files(name, folder, real, reference) for name, folder in systems.items()}
     keys = _choose_keys(found, max_clips)
     found = {name: {k: files[k] for k in keys if k in files} for name, files in found.items()}
     _require_clips(found, max_clips)
     truth = _read_truth({key: real[key] for key in keys})
-    spoken = _spoken(truth)
-    folder = Path(output)
-    measure = _Measuring(truth=truth, recognizer=heard_by, output=folder, real_latents=_real_latents(shards, keys))
-    scored = [measure.system(REAL, reference, {key: real[key] for key in keys})]
-    scored += [measure.system(name, systems[name], files) for name, files in found.items()]
-    reports = _score(scored, spoken, seed)
-    base = next(iter(systems))
-    notes = evaluation_notes(scored, reports, spoken, base)
-    protocol = _protocol(heard_by, keys, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_results(folder, scored, reports, protocol, notes)
-    write_report(
-        folder / "report.html",
-        render_report(
-            title="Evaluation",
-            systems=reports,
-            base=base,
-            prompts=_prompts(scored, truth, seed),
-            curves={name: _curves(path) for name, path in train_logs.items()},
-            protocol=protocol,
-            notes=notes,
-        ),
+    process, num_processes = launched_process()
+    folder, reader, faces = Path(output), clip_reader(frames_per_second), faces or CascadeFaces()
+    measuring = Measuring(
+        truth=truth,
+        measurers=measurers,
+        output=folder,
+        real_latents=_real_latents(shards, keys),
+        process=process,
+        num_processes=num_processes,
+        reader=reader,
+        faces=faces,
     )
-    print_evaluation(console, reports, base, scored, notes)
-    console.print(f"report: {folder / 'report.html'}", markup=False)
-    return folder / "report.html"
+    every = [SystemClips(name=REAL, folder=reference, files={key: real[key] for key in keys})]
+    every += [SystemClips(name=name, folder=systems[name], files=files) for name, files in found.items()]
+    scored = measuring.measure(every)
+    if scored is None:
+        print(f"process {process} of {num_processes} is done; the last one to end writes the report")
+        return None
+    base = next(iter(systems))
+    reports = _score(scored, table, measurers, seed)
+    shown = [m for m in table if any(m.name in report.scores for report in reports)]
+    used = EvaluationProtocol(
+        name=protocol,
+        shared=_shared_protocol(every[0], truth, {"reading": str(reader), "faces": faces.fingerprint()}),
+        measurers={name: dict(measurer.protocol()) for name, measurer in measurers.items()},
+    )
+    record = EvaluationRecord(
+        scored=scored,
+        reports=reports,
+        measures=shown,
+        base=base,
+        protocol=used,
+        notes=evaluation_notes(scored, reports, shown, truth, base),
+        owners={m.name: name for name, measurer in measurers.items() for m in measures_of(measurer)},
+        truth=truth,
+    )
+    record.write(folder)
+    page = folder / "report.html"
+    write_report(page, evaluation_page(record, reader, title="Evaluation", train_logs=train_logs, seed=seed))
+    print_evaluation(record)
+    print(f"report: {page}")
+    if wandb is not None:
+        wandb.log(record, page)
+    return page
 
 
 # ------------------------------------------------------------------------------------------------------- which clips
+
+
+def _require_arguments(systems: Mapping[str, str], max_clips: int | None) -> None:
+    if not systems or REAL in systems:
+        raise ValueError(f"got the systems {list(systems)}; name one or more, and none {REAL!r}: that is the reference")
+    odd = [name for name in systems if "/" in name or name.startswith(".")]
+    if odd:
+        raise ValueError(f"got the system {odd[0]!r}; names are names of files too: without a slash or a leading dot")
+    if max_clips is not None and max_clips < 1:
+        raise ValueError(f"got max_clips {max_clips}; wanted 1 or more, or null for all")
 
 
 def _common_files(name: str, folder: str, real: Mapping[str, FootageFile], reference: str) -> dict[str, FootageFile]:
@@ -160,17 +192,6 @@ def _read_truth(files: Mapping[str, FootageFile]) -> dict[str, ClipMetadata | No
     return truth
 
 
-def _spoken(truth: Mapping[str, ClipMetadata | None]) -> dict[str, Spoken]:
-    return {
-        key: Spoken(transcript=known.transcript, language=known.language)
-        for key, known in truth.items()
-        if known and known.transcript and known.language and normalize(known.transcript, known.language)
-    }
-
-
-# ------------------------------------------------------------------------------------------------------- measuring
-
-
 def _real_latents(shards: str | None, keys: Collection[str]) -> dict[str, dict[str, Any]]:
     """The latent statistics of the real clips by key, as `generate` writes those of its own."""
     if shards is None:
@@ -188,168 +209,53 @@ def _real_latents(shards: str | None, keys: Collection[str]) -> dict[str, dict[s
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Measuring:
-    """Measures the clips of systems, as far as the logs in the output folder do not hold them yet."""
-
-    truth: Mapping[str, ClipMetadata | None]
-    recognizer: Recognizer
-    output: Path
-    real_latents: Mapping[str, Mapping[str, Any]]
-
-    @cached_property
-    def protocol(self) -> str:
-        return f"{PROTOCOL_VERSION} {code_version()} {self.recognizer.fingerprint()}"
-
-    def system(self, name: str, folder: str, files: Mapping[str, FootageFile]) -> ScoredSystem:
-        log = MeasurementLog(path=self.output / "measured" / f"{name}.jsonl")
-        measurements: list[ClipMeasurement] = []
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, transient=True) as progress:
-            for key, file in progress.track(files.items(), len(files), description=f"measure {name}"):
-                latents = self.real_latents.get(key) if name == REAL else None
-                stamp = self._stamp(file, latents)
-                measured = log.get(key, stamp)
-                if measured is None:
-                    measured = self._measure(file, latents)
-                    log.add(measured, stamp)
-                measurements.append(measured)
-        return ScoredSystem(name=name, folder=folder, files=files, measurements=measurements)
-
-    def _stamp(self, file: FootageFile, latents: Mapping[str, Any] | None) -> str:
-        """Changes with the clip's files, with what it was to say, and with how it is measured."""
-        paths = (file.path, file.path.with_suffix(".json"))
-        states = [(p.stat().st_size, p.stat().st_mtime_ns) if p.is_file() else None for p in paths]
-        known = self.truth[file.key]
-        said = (known.transcript, known.language) if known else None
-        text = f"{file.path.resolve()} {states} {said} {latents} {self.protocol}"
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-    def _measure(self, file: FootageFile, latents: Mapping[str, Any] | None) -> ClipMeasurement:
-        known = self.truth[file.key]
-        transcript, language = (known.transcript, known.language) if known else (None, None)
-        if transcript and language and not normalize(transcript, language):
-            transcript = None
-        try:
-            fields = _json_fields(file)
-            own = fields.get("transcript")
-            if own and transcript and own != transcript:
-                raise ValueError(f"was made to say {own!r}, but the real clip of this key says {transcript!r}")
-            return measure_clip(
-                file.key,
-                _READER.read(file.path),
-                transcript=transcript,
-                language=language,
-                fields=fields if latents is None else {**fields, "latent_statistics": latents},
-                recognizer=self.recognizer,
-            )
-        except (ValueError, OSError) as error:
-            return failed_measurement(file.key, str(error), transcript, language)
-
-
-def _json_fields(file: FootageFile) -> dict[str, Any]:
-    path = file.path.with_suffix(".json")
-    if not path.is_file():
-        return {}
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    return fields if isinstance(fields, dict) else {}
-
-
 # ------------------------------------------------------------------------------------------------------- scoring
 
 
-def _score(scored: Sequence[ScoredSystem], spoken: Mapping[str, Spoken], seed: int) -> list[SystemReport]:
+def _score(
+    scored: Sequence[ScoredSystem], measures: Sequence[Measure], measurers: Mapping[str, Measurer], seed: int
+) -> list[SystemReport]:
     """Scores of all systems; those after the first generated one with their differences from it."""
-    base = scored[1]
+    real, base = scored[0], scored[1]
     reports = []
     for system in scored:
         is_compared = system.name not in (REAL, base.name)
-        names = [m.name for m in MEASURES] if is_compared else []
-        differences = {n: difference(n, system.measurements, base.measurements, seed=seed) for n in names}
+        clips = system.measurements
+        scores = score_system(clips, measures, seed=seed)
+        scores |= score_sets(clips, real.measurements, measurers, seed=seed)
+        differences: dict[str, Difference] = {}
+        if is_compared:
+            differences |= compare_systems(clips, base.measurements, measures, seed=seed)
+            differences |= compare_sets(clips, base.measurements, real.measurements, measurers)
         reports.append(
             SystemReport(
                 name=system.name,
                 folder=system.folder,
-                scores=score_system(system.measurements, spoken, seed=seed),
-                num_clips=len(system.measurements),
+                scores=scores,
+                num_clips=len(clips),
                 failures=system.failures,
-                differences={n: d for n, d in differences.items() if d.num_clips},
+                differences=differences,
             )
         )
     return reports
 
 
-def _protocol(recognizer: Recognizer, keys: Sequence[str], seed: int) -> dict[str, str]:
-    """What a second evaluation must share for its numbers to be compared with these; the fingerprint stands for all."""
-    protocol = {
-        "protocol": str(PROTOCOL_VERSION),
-        "hh_train": code_version(),
-        **{name: metadata.version(name) for name in ("torch", "torchmetrics", "jiwer", "av", "opencv-python-headless")},
-        "recognizer": recognizer.fingerprint(),
-        "prompts": str(len(keys)),
-        "prompt keys": hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16],
-        "bootstrap": f"{NUM_RESAMPLES} draws of clips, percentile interval, 95 %",
-        "seed": str(seed),
+def _shared_protocol(
+    real: SystemClips, truth: Mapping[str, ClipMetadata | None], ways: Mapping[str, str]
+) -> dict[str, str]:
+    """What every measure depends on, beside its own settings."""
+    keys = sorted(real.files)
+    reference = hashlib.sha256()
+    for key in keys:
+        spoken = Spoken.of(truth[key])
+        reference.update(f"{key}\0{spoken}\0".encode() + hashlib.sha256(real.files[key].path.read_bytes()).digest())
+    return {
+        "protocol version": str(PROTOCOL_VERSION),
+        "measuring code": measuring_code(),
+        **{name: metadata.version(name) for name in _LIBRARIES},
+        **ways,
+        "clips": str(len(keys)),
+        "clip keys": hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16],
+        "reference set": reference.hexdigest()[:16],
+        "intervals": f"{NUM_RESAMPLES} draws of speakers, else of clips; percentiles, 95 %",
     }
-    digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
-    return {"fingerprint": digest, **protocol}
-
-
-# ------------------------------------------------------------------------------------------------------- the report
-
-
-def _prompts(scored: Sequence[ScoredSystem], truth: Mapping[str, ClipMetadata | None], seed: int) -> list[PromptReport]:
-    """The worst prompts, then some drawn at random, as many as the page can hold."""
-    generated = scored[1:]
-    keys = {m.key for system in generated for m in system.measurements}
-    worst = sorted(keys, key=lambda key: _badness(key, generated), reverse=True)
-    drawn = sorted(worst[_NUM_WORST:], key=lambda key: hash_order(f"{seed} {key}"))[:_NUM_DRAWN]
-    prompts: list[PromptReport] = []
-    size = 0
-    for key in [*worst[:_NUM_WORST], *drawn]:
-        exhibits = list(_exhibits(key, scored))
-        size += sum(exhibit.size_bytes for exhibit in exhibits)
-        if size > _LARGEST_PAGE_BYTES and prompts:
-            break
-        known = truth[key]
-        prompts.append(
-            PromptReport(
-                key=key,
-                prompt=known.prompt.compose() if known else "",
-                transcript=known.transcript if known else None,
-                chosen="drawn at random" if key in drawn else "among the worst",
-                exhibits=exhibits,
-            )
-        )
-    return prompts
-
-
-def _badness(key: str, systems: Sequence[ScoredSystem]) -> tuple[float, float]:
-    """Speech error rate over the systems, then how badly mouth and sound go together."""
-    mine = [m for system in systems for m in system.measurements if m.key == key]
-    rates = [m.errors.total / m.errors.reference_units for m in mine if m.errors]
-    sync = [m.values.get("zero_lag_correlation") for m in mine]
-    defined = [v for v in sync if v is not None]
-    return (
-        sum(rates) / len(rates) if rates else sum(m.failure is not None for m in mine) / len(mine),
-        -sum(defined) / len(defined) if defined else 0.0,
-    )
-
-
-def _exhibits(key: str, scored: Sequence[ScoredSystem]) -> Iterator[Exhibit]:
-    for system in scored:
-        measured = next((m for m in system.measurements if m.key == key), None)
-        if measured is None:
-            continue
-        if measured.failure is not None:
-            yield make_exhibit(system.name, measured, None, None)
-            continue
-        path = system.files[key].path
-        yield make_exhibit(system.name, measured, _READER.read(path), path.read_bytes())
-
-
-def _curves(path: str) -> Any:
-    try:
-        return loss_curves_svg(read_curves(path)) or f"{path} holds no loss with two points or more."
-    except (ValueError, OSError) as error:
-        return str(error)

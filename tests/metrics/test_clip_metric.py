@@ -71,6 +71,27 @@ def test_a_copy_and_an_unknown_name() -> None:
         metric.record("a", {"weight": 1.0})
 
 
+def test_clips_of_one_speaker_are_drawn_together() -> None:
+    apart, together = Pair(num_resamples=500), Pair(num_resamples=500)
+    for i in range(96):
+        values = {"rate": Row(float(i // 8 % 3), 1.0)}
+        apart.record(f"clip {i}", values)
+        together.record(f"clip {i}", values, speaker=f"speaker {i // 8}")
+    narrow, wide = (metric.compute()["rate"] for metric in (apart, together))
+    assert narrow.mean == wide.mean
+    assert narrow.low is not None and wide.low is not None and wide.high is not None and narrow.high is not None
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_what_is_not_finite_is_undefined() -> None:
+    metric = Pair()
+    metric.record("a", {"rate": Row(1.0, 2.0), "size": float("nan")})
+    metric.record("b", {"rate": Row(float("inf"), 2.0), "size": 3.0})
+    scores = metric.compute()
+    assert (scores["rate"].mean, scores["rate"].num_undefined) == (0.5, 1)
+    assert (scores["size"].mean, scores["size"].num_undefined) == (3.0, 1)
+
+
 SCRIPT = """
 import sys
 import torch.distributed as dist

@@ -1,90 +1,136 @@
-"""One clip through every measure, and the log that spares a second run the work."""
+"""One clip through measurers, and the log that spares a second run the work."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from hh_train.metrics.measurement import ClipMeasurement, MeasurementLog, failed_measurement, measure_clip
-from hh_train.metrics.speech.recognizer import Recognizer, RecognizerConfig, build_vocabulary
+from hh_train.metrics.clip_metric import Row
+from hh_train.metrics.measure import Measure
+from hh_train.metrics.measurement import (
+    ClipMeasurement,
+    MeasurementLog,
+    Part,
+    all_measures,
+    join_parts,
+    measure_part,
+    unread_part,
+)
+from hh_train.metrics.measurer import Measured, Sample
 from hh_train.types import Clip
 
 
-class Oracle(Recognizer):
-    """Hears what it is told to."""
+class Words:
+    """Counts words of the transcript; a clip that was not read has said none."""
 
-    def __init__(self, says: str) -> None:
-        characters, languages = build_vocabulary([("one two", "en")])
-        super().__init__(config=RecognizerConfig(characters=characters, languages=languages, width=8, num_blocks=1))
-        self.says = says
+    measures: Sequence[Measure] = (Measure(name="missing", title="missing"), Measure(name="level", title="level"))
 
-    def transcribe(self, waveform: torch.Tensor, language: str | None = None) -> str:
-        self._unit_mask(language)
-        return self.says
+    def protocol(self) -> Mapping[str, str]:
+        return {}
+
+    def measure(self, sample: Sample) -> Measured:
+        if sample.transcript is None:
+            raise ValueError("it has no transcript")
+        assert sample.clip.waveform is not None
+        return Measured(
+            values={"missing": Row(0.0, float(len(sample.transcript.split()))), "level": float("nan")},
+            notes=["quiet", "quiet"],
+            details={"heard": sample.transcript},
+            features={"sound": sample.clip.waveform[:6].reshape(2, 3)},
+        )
+
+    def measure_unread(self, *, transcript: str | None, language: str | None) -> Mapping[str, Row | float | None]:
+        count = float(len((transcript or "").split()))
+        return {"missing": Row(count, count)} if count else {}
 
 
-FIELDS = {
-    "generation": {"seconds": 1.5, "num_function_evaluations": 8},
-    "latent_statistics": {"video": {"mean": 0.0, "std": 1.25}},
-}
+class Frames:
+    measures: Sequence[Measure] = (Measure(name="frames", title="frames"),)
+
+    def protocol(self) -> Mapping[str, str]:
+        return {}
+
+    def measure(self, sample: Sample) -> Measured:
+        return Measured(values={"frames": float(sample.clip.frames.shape[0])})
 
 
-def test_everything_is_measured_and_survives_json(talking_clip: Callable[..., Clip]) -> None:
-    found = measure_clip(
-        "a", talking_clip(), transcript="one two two", language="en", fields=FIELDS, recognizer=Oracle("one two")
+def sample_of(clip: Clip, transcript: str | None = "one two") -> Sample:
+    return Sample(key="a", clip=clip, transcript=transcript, language="en")
+
+
+def test_measurers_add_up_to_a_measurement_that_survives_json(talking_clip: Callable[..., Clip]) -> None:
+    clip = talking_clip(num_frames=9)
+    parts = [measure_part(measurer, sample_of(clip)) for measurer in (Words(), Frames())]
+    found = join_parts("a", parts, speaker="Ann", slices=("en",))
+    assert found.values == {"missing": Row(0.0, 2.0), "level": None, "frames": Row(9.0)}
+    assert (found.value("missing"), found.value("level"), found.value("frames"), found.value("no")) == (
+        0,
+        None,
+        9,
+        None,
     )
-    assert found.errors is not None and (found.errors.deletions, found.errors.total) == (1, 1)
-    assert found.values["seconds"] == 1.5 and found.values["video_latent_std"] == 1.25
-    assert found.values["within_one_frame"] == 1.0
-    undefined = {name for name, value in found.values.items() if value is None}
-    assert undefined == {"audio_latent_mean", "audio_latent_std"}
-    assert (len(found.opening), len(found.loudness), found.notes) == (49, 49 * 4, ())
+    assert (found.notes, found.details, found.speaker) == (("quiet",), {"heard": "one two"}, "Ann")
     assert ClipMeasurement.from_json(json.loads(json.dumps(found.to_json()))) == found
+    again = Part.from_json(json.loads(json.dumps(parts[0].to_json())))
+    assert again == parts[0]
+    assert torch.equal(again.features["sound"], clip.waveform[:6].reshape(2, 3))
 
 
-def test_what_cannot_be_measured_is_none_and_says_why(talking_clip: Callable[..., Clip]) -> None:
-    silent = replace(talking_clip(mouth="still"), waveform=None)
-    found = measure_clip("a", silent, transcript="one", language="en", fields={}, recognizer=Oracle("one"))
-    assert found.heard == "" and found.errors is not None and found.errors.deletions == 1
-    assert found.values["zero_lag_correlation"] is None and found.values["loudness_db"] is None
-    assert "it has no sound track" in found.notes
-    unknown = measure_clip("a", silent, transcript=None, language=None, fields={}, recognizer=Oracle("one"))
-    assert unknown.errors is None and "it has no transcript" in unknown.notes
-    french = measure_clip("a", talking_clip(), transcript="un", language="fr", fields={}, recognizer=Oracle("one"))
-    assert french.errors is None and any("was not trained on 'fr'" in note for note in french.notes)
+def test_a_fault_of_the_clip_is_a_note_and_its_values_are_undefined(talking_clip: Callable[..., Clip]) -> None:
+    part = measure_part(Words(), sample_of(talking_clip(num_frames=9), None))
+    assert part == Part(values={"missing": None, "level": None}, notes=("it has no transcript",))
 
 
-def test_an_unreadable_clip_says_nothing() -> None:
-    failed = failed_measurement("a", "broken", "one two", "en")
-    assert failed.errors is not None and failed.errors.deletions == failed.errors.total == 2
-    assert failed_measurement("a", "broken", None, None).errors is None
+def test_a_clip_that_was_not_read_counts_where_that_means_something() -> None:
+    said = {"transcript": "one two", "language": "en"}
+    parts = [unread_part(measurer, "broken", **said) for measurer in (Words(), Frames())]
+    found = join_parts("a", parts)
+    assert (found.failure, found.values) == ("broken", {"missing": Row(2.0, 2.0)})
+    assert unread_part(Words(), "broken", transcript=None, language=None).values == {}
 
 
-def test_another_sample_rate_is_refused(talking_clip: Callable[..., Clip]) -> None:
-    clip = replace(talking_clip(), samples_per_second=44_100)
-    with pytest.raises(ValueError, match="got sound at 44100 Hz"):
-        measure_clip("a", clip, transcript=None, language=None, fields={}, recognizer=Oracle(""))
+def test_a_value_that_is_no_measure_is_a_defect(talking_clip: Callable[..., Clip]) -> None:
+    class Odd(Frames):
+        measures = (Measure(name="something else", title="something else"),)
+
+    with pytest.raises(RuntimeError, match=r"Odd has values \['frames'\]"):
+        measure_part(Odd(), sample_of(talking_clip(num_frames=9)))
+
+
+def test_names_are_unique_over_the_measurers() -> None:
+    assert [m.name for m in all_measures({"words": Words(), "frames": Frames()})] == ["missing", "level", "frames"]
+    with pytest.raises(ValueError, match="'frames' comes from 'one' and from 'two'"):
+        all_measures({"one": Frames(), "two": Frames()})
 
 
 def test_the_log_keeps_what_is_current_and_passes_over_what_is_torn(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "system.jsonl"
-    log = MeasurementLog(path=path)
-    first, second = failed_measurement("a", "old", "one", "en"), failed_measurement("b", "new", "one two", "en")
-    log.add(first, "stamp 1")
-    with path.open("a") as file:
-        file.write('{"stamp": "stamp 1", "measurement": {"key": "torn", "fail')
-    again = MeasurementLog(path=path)
-    assert again.get("a", "stamp 1") == first
-    assert again.get("a", "stamp 2") is None and again.get("torn", "stamp 1") is None
-    again.add(second, "stamp 1")
-    again.add(replace(first, failure="newer"), "stamp 2")
-    last = MeasurementLog(path=path)
-    assert last.get("b", "stamp 1") == second
-    assert last.get("a", "stamp 1") is None
-    found = last.get("a", "stamp 2")
-    assert found is not None and found.failure == "newer"
+    log = MeasurementLog(folder=tmp_path / "logs", system="s")
+    old = Part(values={"x": Row(1.0)})
+    log.add("a", "words", "stamp 1", old)
+    with log.path.open("a") as file:
+        file.write('{"key": "torn", "measurer": "words", "stamp": "stamp 1", "part": {"val')
+    again = MeasurementLog(folder=tmp_path / "logs", system="s")
+    assert again.get("a", "words", "stamp 1") == old
+    assert again.get("a", "words", "stamp 2") is None and again.get("a", "frames", "stamp 1") is None
+    assert again.get("torn", "words", "stamp 1") is None
+    new = Part(values={"x": None}, notes=("new",))
+    again.add("b", "words", "stamp 1", new)
+    last = MeasurementLog(folder=tmp_path / "logs", system="s")
+    assert (last.get("b", "words", "stamp 1"), last.get("a", "words", "stamp 1")) == (new, old)
+
+
+def test_processes_write_apart_and_read_together(tmp_path: Path) -> None:
+    first = MeasurementLog(folder=tmp_path, system="s[1]")
+    second = MeasurementLog(folder=tmp_path, system="s[1]", process=1)
+    first.add("a", "words", "old", Part(values={"x": Row(1.0)}))
+    second.add("a", "words", "stamp", Part(values={"x": Row(2.0)}))
+    second.add("b", "words", "stamp", Part(values={"x": Row(3.0)}))
+    assert len(list(tmp_path.iterdir())) == 2 and first.get("b", "words", "stamp") is None
+    first.read()
+    found = [first.get(key, "words", "stamp") for key in "ab"]
+    assert [part.values["x"] for part in found if part] == [Row(2.0), Row(3.0)]
+    assert MeasurementLog(folder=tmp_path, system="s").get("b", "words", "stamp") is None

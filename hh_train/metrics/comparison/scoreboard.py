@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
-from hh_train.metrics.clip_metric import ClipMetric, Score
-from hh_train.metrics.comparison.bootstrap import Difference, paired_difference, ratio_interval
-from hh_train.metrics.cost import GenerationCost
+from hh_train.metrics.clip_metric import Row, Score, clip_id, score_rows
+from hh_train.metrics.comparison.difference import Difference, adjusted_together, block_of, paired_difference
 from hh_train.metrics.measure import Measure
-from hh_train.metrics.measurement import ClipMeasurement
-from hh_train.metrics.motion.weight_free import Motion
-from hh_train.metrics.speech.transcripts import is_digit_string, language_code
-from hh_train.metrics.speech.wer import SpeechErrorRate
-from hh_train.metrics.statistics import Statistics
-from hh_train.metrics.sync.lip_sync import LipSync, swapped_correlations
+from hh_train.metrics.measurement import ClipMeasurement, FeatureMeasurer
+from hh_train.metrics.measurer import Measurer
+from hh_train.metrics.speech.transcripts import is_digit_string, language_code, normalize
+from hh_train.types import ClipMetadata
 
-SPEECH = "error_rate"
-SWAPPED = "swapped_correlation"
-
-
-MEASURES: tuple[Measure, ...] = (
-    Measure(name=SPEECH, title="speech error", unit="%", scale=100.0, digits=1, better="lower"),
-    Measure(name="substitution_rate", title="substitutions", unit="%", scale=100.0, digits=1, better="lower"),
-    Measure(name="deletion_rate", title="deletions", unit="%", scale=100.0, digits=1, better="lower"),
-    Measure(name="insertion_rate", title="insertions", unit="%", scale=100.0, digits=1, better="lower"),
-    Measure(name="within_one_frame", title="in sync within ±1 frame", unit="%", scale=100.0, digits=1, better="higher"),
-    Measure(name="zero_lag_correlation", title="mouth-to-sound correlation", better="higher"),
-    Measure(name=SWAPPED, title="the same with another clip's sound"),
-    Measure(name="absolute_offset_frames", title="distance from sync", unit="frames", better="lower"),
-    Measure(name="flicker", title="steadiness (1: still)", digits=4),
-    Measure(name="flow", title="flow", unit="short sides/s", digits=3),
-    Measure(name="warp_error", title="warp error", digits=4),
-    Measure(name="jerk", title="jerk", unit="short sides/s³", digits=0),
-    Measure(name="pixel_mean", title="pixel mean", digits=3),
-    Measure(name="pixel_std", title="pixel spread", digits=3),
-    Measure(name="saturation", title="saturation", digits=3),
-    Measure(name="loudness_db", title="loudness", unit="dB", digits=1),
-    Measure(name="silence_share", title="silence", unit="%", scale=100.0, digits=1),
-    Measure(name="clipping_share", title="clipped samples", unit="%", scale=100.0, digits=2),
-    Measure(name="video_latent_mean", title="video latents: mean", digits=3),
-    Measure(name="video_latent_std", title="video latents: spread", digits=3),
-    Measure(name="audio_latent_mean", title="audio latents: mean", digits=3),
-    Measure(name="audio_latent_std", title="audio latents: spread", digits=3),
-    Measure(name="num_function_evaluations", title="model evaluations a clip", digits=0),
-    Measure(name="seconds", title="seconds a clip", better="lower"),
-)
-"""In the order of the table. Slices of the speech error (`error_rate/en digits`) are printed below it."""
+_UNDEFINED = (float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,113 +29,199 @@ class Spoken:
 
     @property
     def slices(self) -> tuple[str, ...]:
-        """The parts of the speech error that the clip counts in: its language, and that language's digits or texts."""
+        """The parts of the scores that the clip counts in: its language, and that language's digits or sentences."""
         code = language_code(self.language)
         kind = "digits" if is_digit_string(self.transcript, code) else "sentences"
         return code, f"{code} {kind}"
 
+    @classmethod
+    def of(cls, known: ClipMetadata | None) -> Spoken | None:
+        """None where the words or their language are not known, or the transcript has no word."""
+        if known is None or not known.transcript or not known.language:
+            return None
+        try:
+            has_words = bool(normalize(known.transcript, known.language))
+        except ValueError:  # a language that none of the measures knows
+            return None
+        return cls(transcript=known.transcript, language=known.language) if has_words else None
 
-def find_measure(name: str) -> Measure:
-    """The measure of a score, also of a slice of the speech error.
+
+@runtime_checkable
+class SetMeasurer(Protocol):
+    """A measurer that also says something of all clips of a system together: a distance to the reference, chance."""
+
+    def measure_set(
+        self, clips: Sequence[ClipMeasurement], reference: Sequence[ClipMeasurement], *, seed: int
+    ) -> Mapping[str, Score]:
+        """Scores by measure's name, from the features and details of the clips that could be read.
+
+        Args:
+            clips: of one system.
+            reference: the real clips; the same ones when these themselves are scored.
+            seed: of random draws.
+        """
+        ...
+
+
+def find_measure(name: str, measures: Sequence[Measure]) -> Measure:
+    """The measure of a score, also of a slice (`error_rate/en`).
 
     Raises:
         ValueError: for a score that there is not.
     """
     base, _, part = name.partition("/")
-    for measure in MEASURES:
+    for measure in measures:
         if measure.name == base:
-            if not part:
-                return measure
-            return Measure(
-                name=name, title=f"{measure.title}, {part}", unit=measure.unit, scale=measure.scale, digits=1,
-                better=measure.better,
-            )  # fmt: skip
-    raise ValueError(f"there is no measure {name!r}; there are {', '.join(m.name for m in MEASURES)}")
+            return replace(measure, name=name, title=f"{measure.title}, {part}") if part else measure
+    raise ValueError(f"there is no measure {name!r}; there are {', '.join(m.name for m in measures)}")
 
 
 def score_system(
-    measurements: Sequence[ClipMeasurement], spoken: Mapping[str, Spoken], *, seed: int
+    clips: Sequence[ClipMeasurement], measures: Sequence[Measure], *, seed: int, num_resamples: int | None = None
 ) -> dict[str, Score]:
-    """Scores by name, slices of the speech error as `error_rate/<slice>`; those that no clip has are left out.
+    """Scores by name, those of slices as `measure/slice`; those that no clip has are left out.
+
+    Measures that have a better side are also scored by language, where there are several. Rates, whose clips weigh
+    different numbers of words, are scored by kind of text too, where a language has several.
 
     Args:
-        measurements: of the system's clips, failed ones too.
-        spoken: by key, for the clips that have a transcript.
+        clips: measurements of the system's clips, of unreadable ones too.
+        measures: what to score.
         seed: of the bootstrap draws.
+        num_resamples: bootstrap draws; None takes the usual number.
     """
     scores: dict[str, Score] = {}
-    classes: tuple[type[ClipMetric], ...] = (SpeechErrorRate, LipSync, Motion, Statistics, GenerationCost)
-    for metric_class in classes:
-        metric = _fill(metric_class(seed=seed), measurements)
-        scores |= metric.compute() if metric.update_called else {}
-    for name in _slice_names(spoken.values()):
-        members = [m for m in measurements if m.key in spoken and name in spoken[m.key].slices]
-        if members:
-            scores[f"{SPEECH}/{name}"] = _fill(SpeechErrorRate(seed=seed), members).compute()[SPEECH]
-    scores[SWAPPED] = _swapped_score(measurements, seed)
+    for measure in measures:
+        scores[measure.name] = _score(measure.name, clips, seed, num_resamples)
+        if measure.better is None:
+            continue
+        for part in _slices(measure.name, clips):
+            members = [clip for clip in clips if part in clip.slices]
+            scores[f"{measure.name}/{part}"] = _score(measure.name, members, seed, num_resamples)
     return {name: score for name, score in scores.items() if score.num_clips}
 
 
-def _slice_names(spoken: Iterable[Spoken]) -> list[str]:
-    """All slices; a language alone is left out where it has one kind of text only, since that says the same."""
-    names = {name for item in spoken for name in item.slices}
-    return sorted(n for n in names if " " in n or {f"{n} digits", f"{n} sentences"} <= names)
-
-
-def _fill(metric: ClipMetric, measurements: Sequence[ClipMeasurement]) -> ClipMetric:
-    for measured in measurements:
-        if isinstance(metric, SpeechErrorRate):
-            if measured.errors is not None:
-                metric.record_errors(measured.key, measured.errors, failed=measured.failure is not None)
-        elif measured.failure is not None:
-            metric.record_failure(measured.key)
-        else:
-            metric.record(measured.key, {name: measured.values.get(name) for name in metric.names})
-    return metric
-
-
-def _swapped_score(measurements: Sequence[ClipMeasurement], seed: int) -> Score:
-    """What chance gives: each mouth against the next clip's sound, over the clips whose sync is defined."""
-    defined = [m for m in measurements if m.values.get("zero_lag_correlation") is not None]
-    values = swapped_correlations(
-        [torch.tensor(m.opening) for m in defined], [torch.tensor(m.loudness, dtype=torch.float64) for m in defined]
+def _score(name: str, clips: Sequence[ClipMeasurement], seed: int, num_resamples: int | None) -> Score:
+    speakers = {clip.key: clip.speaker for clip in clips if clip.speaker is not None}
+    rows = [_pair(clip.values.get(name)) for clip in clips]
+    options = {} if num_resamples is None else {"num_resamples": num_resamples}
+    return score_rows(
+        torch.tensor(rows, dtype=torch.float64).reshape(-1, 2),
+        torch.tensor([clip.failure is not None for clip in clips], dtype=torch.bool),
+        blocks=torch.tensor([clip_id(block_of(clip.key, speakers)) for clip in clips], dtype=torch.int64),
+        seed=seed,
+        **options,
     )
-    if not values:
-        return Score(mean=None, low=None, high=None, num_clips=0)
-    numbers = torch.tensor(values, dtype=torch.float64)
-    low, high = ratio_interval(numbers, torch.ones_like(numbers), seed=seed)
-    return Score(mean=float(numbers.mean()), low=low, high=high, num_clips=len(values))
 
 
-def difference(
-    name: str, system: Sequence[ClipMeasurement], base: Sequence[ClipMeasurement], *, seed: int
-) -> Difference:
-    """System minus base on their common clips."""
-    return paired_difference(_rows(name, system), _rows(name, base), seed=seed)
+def _pair(row: Row | None) -> tuple[float, float]:
+    return _UNDEFINED if row is None else (row.numerator, row.denominator)
 
 
-def _rows(name: str, measurements: Sequence[ClipMeasurement]) -> dict[str, tuple[float, float]]:
-    """(numerator, denominator) by key, of the clips where the measure is defined."""
-    rows: dict[str, tuple[float, float]] = {}
-    for measured in measurements:
-        if name == SPEECH:
-            if measured.errors is not None:
-                rows[measured.key] = (float(measured.errors.total), float(measured.errors.reference_units))
+def _slices(name: str, clips: Sequence[ClipMeasurement]) -> list[str]:
+    """The slices that say more than the whole: languages where there are several, a language's kinds likewise."""
+    found = sorted({part for clip in clips for part in clip.slices if name in clip.values})
+    languages = [part for part in found if " " not in part]
+    kinds = {language: [p for p in found if p.startswith(f"{language} ")] for language in languages}
+    is_rate = any(row is not None and row.denominator != 1 for row in (clip.values.get(name) for clip in clips))
+    listed: list[str] = []
+    for language in languages:
+        listed += [language] if len(languages) > 1 else []
+        listed += kinds[language] if is_rate and len(kinds[language]) > 1 else []
+    return listed
+
+
+def score_sets(
+    clips: Sequence[ClipMeasurement],
+    reference: Sequence[ClipMeasurement],
+    measurers: Mapping[str, Measurer],
+    *,
+    seed: int,
+) -> dict[str, Score]:
+    """What the measurers say of all clips of a system together; the real clips have no distance from themselves."""
+    readable, real = _readable(clips), _readable(reference)
+    scores: dict[str, Score] = {}
+    for measurer in measurers.values():
+        if isinstance(measurer, SetMeasurer):
+            scores |= measurer.measure_set(readable, real, seed=seed)
+        if isinstance(measurer, FeatureMeasurer) and clips is not reference:
+            failed = [clip.key for clip in clips if clip.failure is not None]
+            found = measurer.measure_sets(_features(readable), _features(real), failed=failed)
+            for name, d in found.items():
+                counts = {"num_clips": d.num_clips, "num_failed": d.num_failed}
+                scores[name] = Score(mean=d.value, low=d.low, high=d.high, **counts)
+    return {name: score for name, score in scores.items() if score.num_clips and score.mean is not None}
+
+
+def compare_sets(
+    system: Sequence[ClipMeasurement],
+    base: Sequence[ClipMeasurement],
+    reference: Sequence[ClipMeasurement],
+    measurers: Mapping[str, Measurer],
+) -> dict[str, Difference]:
+    """Differences of distances from the reference, over the prompts that both systems have; those without are left
+    out.
+    """
+    ours, theirs, real = (_features(_readable(clips)) for clips in (system, base, reference))
+    common = ours.keys() & theirs.keys()
+    differences: dict[str, Difference] = {}
+    for measurer in measurers.values():
+        if isinstance(measurer, FeatureMeasurer):
+            first, second = ({key: found[key] for key in sorted(common)} for found in (ours, theirs))
+            try:
+                found = measurer.compare_sets(first, second, real)
+            except ValueError:  # too few prompts
+                continue
+            for name, (mean, low, high) in found.items():
+                differences[name] = Difference(mean=mean, low=low, high=high, num_clips=len(common))
+    return differences
+
+
+def _readable(clips: Sequence[ClipMeasurement]) -> list[ClipMeasurement]:
+    return [clip for clip in clips if clip.failure is None]
+
+
+def _features(clips: Sequence[ClipMeasurement]) -> dict[str, Mapping[str, Tensor]]:
+    return {clip.key: clip.features for clip in clips if clip.features}
+
+
+def compare_systems(
+    system: Sequence[ClipMeasurement],
+    base: Sequence[ClipMeasurement],
+    measures: Sequence[Measure],
+    *,
+    seed: int,
+    num_resamples: int | None = None,
+) -> dict[str, Difference]:
+    """System minus base on their common clips, by measure; measures without a common clip are left out.
+
+    The measures that have a better side are tested together, and so are those that only describe.
+    """
+    speakers = {clip.key: clip.speaker for clip in base if clip.speaker is not None}
+    options = {} if num_resamples is None else {"num_resamples": num_resamples}
+    differences: dict[str, Difference] = {}
+    for family in ([m for m in measures if m.better], [m for m in measures if not m.better]):
+        found = {
+            m.name: paired_difference(_rows(m.name, system), _rows(m.name, base), blocks=speakers, seed=seed, **options)
+            for m in family
+        }
+        differences |= adjusted_together({name: one for name, one in found.items() if one.num_clips})
+    return differences
+
+
+def _rows(name: str, clips: Sequence[ClipMeasurement]) -> dict[str, Row]:
+    """By key, of the clips where the measure is defined."""
+    return {clip.key: row for clip in clips if (row := clip.values.get(name)) is not None}
+
+
+def different_clips(clip_keys: Mapping[str, Collection[str]]) -> str | None:
+    """What the sets of clips have not in common, in words; None when they are the same."""
+    everywhere = set.intersection(*(set(keys) for keys in clip_keys.values()))
+    parts = []
+    for name, keys in clip_keys.items():
+        extra = sorted(set(keys) - everywhere)
+        if extra:
+            parts.append(f"{name} has {len(keys)} clips, {len(extra)} of them not in all (such as {extra[0]})")
         else:
-            value = measured.values.get(name)
-            if value is not None and math.isfinite(value):
-                rows[measured.key] = (value, 1.0)
-    return rows
-
-
-def in_words(found: Difference, measure: Measure, *, system: str, base: str) -> str:
-    """What a difference allows to say."""
-    if found.mean is None or found.low is None or found.high is None:
-        return f"{system} and {base} share no clip on which this is defined"
-    if not found.is_significant:
-        equal = found.low == found.high
-        return f"{'equal' if equal else 'cannot tell apart'} at n = {found.num_clips}"
-    direction = "higher" if found.mean > 0 else "lower"
-    if measure.better is None:
-        return f"{system} is {direction} than {base}"
-    return f"{system} is {'better' if direction == measure.better else 'worse'} than {base}"
+            parts.append(f"{name} has {len(keys)} clips")
+    return "; ".join(parts) if any(len(set(keys)) != len(everywhere) for keys in clip_keys.values()) else None

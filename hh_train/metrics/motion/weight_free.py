@@ -1,4 +1,4 @@
-"""How a clip moves: flicker, optical flow, warp error, and the jerk of its mean motion. No weights.
+"""How a clip moves: flicker, optical flow, warp error, and jerk. No weights.
 
 Flicker follows VBench's temporal_flickering formula, (255 - mean |I_t - I_t+1|) / 255, which means what it says on
 still clips: motion lowers it too. Flow is OpenCV's DIS (Kroeger et al., ECCV 2016). Lengths are in short sides of the
@@ -7,6 +7,8 @@ frame, times in seconds, so that sizes and frame rates compare.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -19,19 +21,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hh_train.metrics.clip_metric import ClipMetric
+from hh_train.metrics.motion.dynamic_degree import compared_frames, flow_speed, strongest_flow
 
-_LEAST_FLOW_SIDE = 128
+_FLOW_SIDES = (128, 256)
+"""Least and greatest short side in pixels that flow is estimated at."""
 _LEAST_FRAMES_FOR_JERK = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class MotionMeasurement:
-    """Motion of one clip; jerk is None for a clip of fewer than four frames."""
+    """Motion of one clip; None where the clip has too few frames."""
 
     flicker: float
     """1 for a clip that never changes, 0 for black and white in turn."""
     flow: float
     """Mean length of the optical flow, short sides a second."""
+    dynamic_flow: float | None
+    """The continuous dynamic degree: mean length of the largest 5 % of the flow over an eighth of a second, short sides
+    a second. VBench's yes or no is made of the same flow."""
     warp_error: float
     """Mean difference of a frame from the next one warped back along the flow, of 0 to 1: what it cannot explain."""
     jerk: float | None
@@ -54,9 +61,57 @@ def jerk(track: Float[Tensor, "F D"], *, frames_per_second: float) -> float:
     return float(third.square().sum(dim=1).mean().sqrt())
 
 
+def landmark_jerk(landmarks: Float[Tensor, "F P 2"], *, frames_per_second: float) -> float:
+    """Root mean square length of the third derivative over all points, in the landmarks' unit / s^3: how much a tracked
+    face trembles. Raises ValueError with fewer than four frames.
+    """
+    count = max(landmarks.shape[1], 1)
+    return jerk(landmarks.flatten(1), frames_per_second=frames_per_second) / math.sqrt(count)
+
+
 def optical_flow(frames: UInt8[Tensor, "F H W 3"]) -> Float[Tensor, "F-1 h w 2"]:
-    """DIS flow (x, y) from each frame to the next, in short sides, on a grid with a short side of 128 or more."""
+    """DIS flow (x, y) from each frame to the next, in short sides, on a grid with a short side of 128 to 256.
+
+    Raises:
+        ValueError: for fewer than two frames.
+    """
+    return _flow(_gray_frames(frames))
+
+
+def measure_motion(frames: UInt8[Tensor, "F H W 3"], *, frames_per_second: float) -> MotionMeasurement:
+    """All numbers of one clip. Raises ValueError with fewer than two frames."""
+    still = flicker(frames)
     gray = _gray_frames(frames)
+    flows = _flow(gray)
+    path = torch.cat((torch.zeros(1, 2), flows.mean(dim=(1, 2)).cumsum(dim=0)))
+    enough = frames.shape[0] >= _LEAST_FRAMES_FOR_JERK
+    return MotionMeasurement(
+        flicker=still,
+        flow=float(flows.norm(dim=-1).mean()) * frames_per_second,
+        dynamic_flow=_dynamic_flow(gray, flows, frames_per_second),
+        warp_error=_warp_error(gray, flows.numpy()),
+        jerk=jerk(path, frames_per_second=frames_per_second) if enough else None,
+    )
+
+
+def _gray_frames(frames: UInt8[Tensor, "F H W 3"]) -> list[NDArray[np.uint8]]:
+    """Gray pictures, enlarged where DIS would have too few pixels for its patches, and reduced where more of them only
+    take time and make clips of different sizes differ.
+    """
+    height, width = frames.shape[1:3]
+    short = min(height, width)
+    scale = min(max(short, _FLOW_SIDES[0]), _FLOW_SIDES[1]) / short
+    size = (round(width * scale), round(height * scale))
+    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames.cpu().numpy()]
+    if scale != 1:
+        mode = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+        gray = [cv2.resize(picture, size, interpolation=mode) for picture in gray]
+    return [np.asarray(picture, dtype=np.uint8) for picture in gray]
+
+
+def _flow(gray: Sequence[NDArray[np.uint8]]) -> Tensor:
+    if len(gray) < 2:
+        raise ValueError(f"got {len(gray)} frames; flow goes from one to the next")
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     empty = np.zeros((*gray[0].shape, 2), np.float32)
     flows = [estimator.calc(first, second, empty.copy()) for first, second in pairwise(gray)]
@@ -64,29 +119,13 @@ def optical_flow(frames: UInt8[Tensor, "F H W 3"]) -> Float[Tensor, "F-1 h w 2"]
     return relative
 
 
-def measure_motion(frames: UInt8[Tensor, "F H W 3"], *, frames_per_second: float) -> MotionMeasurement:
-    """All four numbers of one clip. Raises ValueError with fewer than two frames."""
-    still = flicker(frames)
-    flows = optical_flow(frames)
-    path = torch.cat((torch.zeros(1, 2), flows.mean(dim=(1, 2)).cumsum(dim=0)))
-    enough = frames.shape[0] >= _LEAST_FRAMES_FOR_JERK
-    return MotionMeasurement(
-        flicker=still,
-        flow=float(flows.norm(dim=-1).mean()) * frames_per_second,
-        warp_error=_warp_error(_gray_frames(frames), flows.numpy()),
-        jerk=jerk(path, frames_per_second=frames_per_second) if enough else None,
-    )
-
-
-def _gray_frames(frames: UInt8[Tensor, "F H W 3"]) -> list[NDArray[np.uint8]]:
-    """Gray pictures, enlarged where DIS would have too few pixels for its patches."""
-    height, width = frames.shape[1:3]
-    scale = max(_LEAST_FLOW_SIDE / min(height, width), 1.0)
-    size = (round(width * scale), round(height * scale))
-    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames.cpu().numpy()]
-    if scale > 1:
-        gray = [cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC) for picture in gray]
-    return [np.asarray(picture, dtype=np.uint8) for picture in gray]
+def _dynamic_flow(gray: Sequence[NDArray[np.uint8]], flows: Tensor, frames_per_second: float) -> float | None:
+    compared = compared_frames(len(gray), frames_per_second)
+    if len(compared) < 2:
+        return None
+    taken = flows if compared.step == 1 else _flow([gray[i] for i in compared])
+    strengths = [strongest_flow(flow.permute(2, 0, 1)) for flow in taken]
+    return flow_speed(strengths, num_frames=len(gray), frames_per_second=frames_per_second)
 
 
 def _warp_error(gray: list[NDArray[np.uint8]], flows: NDArray[np.float32]) -> float:
@@ -102,9 +141,9 @@ def _warp_error(gray: list[NDArray[np.uint8]], flows: NDArray[np.float32]) -> fl
 
 
 class Motion(ClipMetric):
-    """Flicker, flow, warp error and jerk, averaged over clips."""
+    """`MotionMeasurement`, averaged over clips."""
 
-    names: ClassVar[tuple[str, ...]] = ("flicker", "flow", "warp_error", "jerk")
+    names: ClassVar[tuple[str, ...]] = tuple(MotionMeasurement.__dataclass_fields__)
 
     def update(self, key: str, frames: UInt8[Tensor, "F H W 3"], *, frames_per_second: float) -> None:
         """Measures a decoded clip and adds it."""

@@ -1,4 +1,4 @@
-"""The evaluation as one HTML page that needs nothing else: tables with intervals, curves, frames, playable clips."""
+"""The evaluation as one HTML page that needs nothing else: tables with intervals, diagrams, frames, playable clips."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from torch import Tensor
 
 from hh_train.metrics.clip_metric import Score
-from hh_train.metrics.comparison.bootstrap import Difference
-from hh_train.metrics.comparison.scoreboard import MEASURES, SPEECH, find_measure, in_words
-from hh_train.metrics.faces.mouth import track_mouth
+from hh_train.metrics.comparison.difference import Difference, in_words
+from hh_train.metrics.comparison.scoreboard import find_measure
 from hh_train.metrics.measure import Measure
 from hh_train.metrics.measurement import ClipMeasurement
 from hh_train.metrics.report.figures import data_uri, frame_strip, mouth_strip, picture_uri, waveform_svg
 from hh_train.types import Clip
 
 _TEMPLATE = "report.html.jinja"
+_TILE_HEIGHT = 96
+OPENING, BOXES = "mouth_opening", "mouth_boxes"
+"""The details that hold the mouth's opening and its window (x0, y0, x1, y1, fractions of the frame) a frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +55,13 @@ class Exhibit:
 
     system: str
     measurement: ClipMeasurement
+    values: Sequence[tuple[str, str]] = ()
+    """Titles and printed values of what this clip measures."""
+    is_misheard: bool = False
     video: str | None = None
     """Data URI; None where there is no clip, like the pictures."""
+    poster: str | None = None
+    """What the player shows before it plays."""
     frames: str | None = None
     mouth: str | None = None
     sound: Markup | None = None
@@ -66,6 +78,16 @@ class PromptReport:
     chosen: str
     """Why this one is shown."""
     exhibits: Sequence[Exhibit]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One clip of a contact sheet."""
+
+    measurement: ClipMeasurement
+    frame: str | None = None
+    mouth: str | None = None
+    sound: Markup | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,43 +117,93 @@ class DifferenceRow:
     value: str
     interval: str
     num_clips: int
+    p_value: str
+    adjusted_p: str
+    detectable: str
     words: str
     is_significant: bool
 
 
-def make_exhibit(system: str, measurement: ClipMeasurement, clip: Clip | None, media: bytes | None) -> Exhibit:
+def make_exhibit(
+    system: str,
+    measurement: ClipMeasurement,
+    clip: Clip | None,
+    media: bytes | None,
+    *,
+    measures: Sequence[Measure] = (),
+) -> Exhibit:
     """Pictures, sound and the playable file of one clip; of a clip that could not be read, its reason alone."""
+    values = [(m.title, f"{m.text(v)} {m.unit}") for m in measures if (v := measurement.value(m.name)) is not None]
+    misheard = bool(measures) and bool(measurement.value(measures[0].name)) and "heard" in measurement.details
     if clip is None or media is None:
-        return Exhibit(system=system, measurement=measurement)
-    try:
-        mouth = picture_uri(mouth_strip(clip.frames, track_mouth(clip.frames).boxes))
-    except ValueError:  # too small or too short for a mouth
-        mouth = None
+        return Exhibit(system=system, measurement=measurement, values=values)
+    mouth = _mouth_uri(measurement, clip)
     frames = picture_uri(frame_strip(clip.frames))
     video = data_uri(media, "video/mp4")
+    poster = picture_uri(_middle(clip))
     return Exhibit(
         system=system,
         measurement=measurement,
+        values=values,
+        is_misheard=misheard,
         video=video,
+        poster=poster,
         frames=frames,
         mouth=mouth,
-        sound=waveform_svg(clip.waveform, measurement.opening),
-        size_bytes=len(video) + len(frames) + len(mouth or ""),
+        sound=waveform_svg(clip.waveform, measurement.details.get(OPENING) or ()),
+        size_bytes=len(video) + len(poster) + len(frames) + len(mouth or ""),
     )
 
 
-def table_rows(systems: Sequence[SystemReport]) -> list[TableRow]:
-    """The score table in the order of `MEASURES`, slices of the speech error below their whole, without empty rows."""
+def make_tile(measurement: ClipMeasurement, clip: Clip | None) -> Tile:
+    """A frame from the clip's middle, the mouth over time, and the waveform, all small."""
+    if clip is None:
+        return Tile(measurement=measurement)
+    return Tile(
+        measurement=measurement,
+        frame=picture_uri(_small(_middle(clip))),
+        mouth=_mouth_uri(measurement, clip, count=12),
+        sound=waveform_svg(clip.waveform, measurement.details.get(OPENING) or (), width=160),
+    )
+
+
+def _middle(clip: Clip) -> UInt8[Tensor, "H W 3"]:
+    return clip.frames[clip.frames.shape[0] // 2]
+
+
+def _small(frame: UInt8[Tensor, "H W 3"]) -> UInt8[Tensor, "h w 3"]:
+    height, width = frame.shape[:2]
+    if height <= _TILE_HEIGHT:
+        return frame
+    size = (max(round(width * _TILE_HEIGHT / height), 1), _TILE_HEIGHT)
+    scaled = cv2.resize(np.ascontiguousarray(frame.cpu().numpy()), size, interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.asarray(scaled, dtype=np.uint8))
+
+
+def _mouth_uri(measurement: ClipMeasurement, clip: Clip, *, count: int | None = None) -> str | None:
+    """None where no mouth was found, or none was looked for."""
+    boxes, frames = torch.tensor(measurement.details.get(BOXES) or []), clip.frames
+    if boxes.shape != (frames.shape[0], 4):
+        return None
+    if count is not None:
+        chosen = torch.linspace(0, frames.shape[0] - 1, min(count, frames.shape[0])).round().long()
+        boxes, frames = boxes[chosen], frames[chosen]
+    return picture_uri(mouth_strip(frames, boxes))
+
+
+def table_rows(systems: Sequence[SystemReport], measures: Sequence[Measure]) -> list[TableRow]:
+    """The score table in the order of the measures, without empty rows."""
     present = {name for system in systems for name in system.scores}
-    slices = sorted(name for name in present if name.startswith(f"{SPEECH}/"))
-    names = [m.name for m in MEASURES]
-    names[1:1] = slices if len(slices) > 1 else []
-    rows = []
-    for name in names:
-        if name in present:
-            measure = find_measure(name)
-            rows.append(TableRow(measure=measure, cells=[_cell(measure, s) for s in systems]))
-    return rows
+    return [TableRow(measure=m, cells=[_cell(m, s) for s in systems]) for m in measures if m.name in present]
+
+
+def slice_rows(systems: Sequence[SystemReport], measures: Sequence[Measure]) -> list[TableRow]:
+    """The scores of languages and kinds of text, those of one measure together."""
+    present = sorted({name for system in systems for name in system.scores if "/" in name})
+    order = [m.name for m in measures]
+    names = sorted(present, key=lambda name: (order.index(name.partition("/")[0]), name))
+    found = [find_measure(name, measures) for name in names]
+    return [TableRow(measure=measure, cells=[_cell(measure, s) for s in systems]) for measure in found]
 
 
 def _cell(measure: Measure, system: SystemReport) -> TableCell | None:
@@ -141,17 +213,18 @@ def _cell(measure: Measure, system: SystemReport) -> TableCell | None:
     readable = system.num_clips - len(system.failures)
     whole = score.num_clips in (readable, system.num_clips) and not score.num_undefined
     undefined = f", {score.num_undefined} undefined" if score.num_undefined else ""
+    has_interval = score.low is not None and score.high is not None
     return TableCell(
         value=measure.text(score.mean),
-        interval=f"{measure.text(score.low)} to {measure.text(score.high)}",
+        interval=f"{measure.text(score.low)} to {measure.text(score.high)}" if has_interval else "no interval",
         clips=None if whole else f"n = {score.num_clips}{undefined}",
     )
 
 
-def difference_rows(systems: Sequence[SystemReport], base: str) -> list[DifferenceRow]:
+def difference_rows(systems: Sequence[SystemReport], measures: Sequence[Measure], base: str) -> list[DifferenceRow]:
     """The paired differences from the base, by measure and then by system."""
     rows = []
-    for measure in MEASURES:
+    for measure in measures:
         for system in systems:
             found = system.differences.get(measure.name)
             if found is None or found.mean is None:
@@ -163,11 +236,18 @@ def difference_rows(systems: Sequence[SystemReport], base: str) -> list[Differen
                     value=_signed(measure, found.mean),
                     interval=f"{_signed(measure, found.low)} to {_signed(measure, found.high)}",
                     num_clips=found.num_clips,
+                    p_value=_p_text(found.p_value),
+                    adjusted_p=_p_text(found.adjusted_p),
+                    detectable="–" if found.detectable is None else f"±{measure.text(found.detectable)}",
                     words=in_words(found, measure, system=system.name, base=base),
                     is_significant=found.is_significant,
                 )
             )
     return rows
+
+
+def _p_text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def group_differences(rows: Sequence[DifferenceRow]) -> dict[str, list[DifferenceRow]]:
@@ -186,8 +266,11 @@ def render_report(
     *,
     title: str,
     systems: Sequence[SystemReport],
+    measures: Sequence[Measure],
     base: str,
     prompts: Sequence[PromptReport],
+    sheets: Mapping[str, Sequence[Tile]],
+    diagrams: Mapping[str, Markup],
     curves: Mapping[str, Markup | str],
     protocol: Mapping[str, str],
     notes: Sequence[str],
@@ -197,8 +280,11 @@ def render_report(
     Args:
         title: its heading.
         systems: the real clips first.
+        measures: in the order of the table.
         base: the system that the others are compared with.
         prompts: the prompts that are shown, in the order of the page.
+        sheets: contact sheets by system.
+        diagrams: by heading.
         curves: by training run an SVG, or a sentence that says why there is none.
         protocol: what a second evaluation must share to be compared, by name.
         notes: what a reader must know before believing the numbers.
@@ -214,14 +300,16 @@ def render_report(
         title=title,
         systems=systems,
         base=base,
-        rows=table_rows(systems),
-        differences=group_differences(difference_rows(systems, base)),
+        rows=table_rows(systems, measures),
+        slices=slice_rows(systems, measures),
+        differences=group_differences(difference_rows(systems, measures, base)),
         prompts=prompts,
+        sheets=sheets,
+        diagrams=diagrams,
         curves=curves,
         protocol=protocol,
         notes=notes,
         is_picture=lambda curve: isinstance(curve, Markup),
-        correlation=find_measure("zero_lag_correlation"),
     )
 
 

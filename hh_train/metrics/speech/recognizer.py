@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hh_train.metrics.speech import backend
 from hh_train.metrics.speech.transcripts import language_code, normalize
 
-SAMPLES_PER_SECOND = 16_000
+SAMPLES_PER_SECOND = backend.SAMPLES_PER_SECOND
 FRAMES_PER_SECOND = 100
 BLANK = 0
-_SILENCE_RMS = 1e-4
 _WEIGHTS, _CONFIG = "model.safetensors", "recognizer.json"
 
 
@@ -129,6 +129,11 @@ class Recognizer(nn.Module):
         self.norm = nn.BatchNorm1d(config.width)
         self.head = nn.Conv1d(config.width, len(config.characters) + 1, 1)
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that it was trained on."""
+        return tuple(self.config.languages)
+
     def forward(
         self, log_mel: Float[Tensor, "B frames mels"], lengths: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B T units"], Int[Tensor, " B"]]:
@@ -158,7 +163,7 @@ class Recognizer(nn.Module):
         if len(waveforms) != len(languages):
             raise ValueError(f"got {len(waveforms)} waveforms and {len(languages)} languages; give one language each")
         masks = [self._unit_mask(language) for language in languages]
-        audible = [i for i, w in enumerate(waveforms) if w.numel() and w.float().square().mean().sqrt() > _SILENCE_RMS]
+        audible = [i for i, waveform in enumerate(waveforms) if not backend.is_silent(waveform)]
         texts = [""] * len(waveforms)
         if not audible:
             return texts

@@ -28,6 +28,8 @@ _STILL_MOUTH = 0.015
 _STEADY_SOUND = 0.05
 _LEAST_PEAK = 0.35
 _LEAST_OVERLAP_FRAMES = 8
+_NEAR_FRAMES = 4
+_LOUD_DECADES = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class SyncMeasurement:
     peak_correlation: float | None
     """At the best offset; only to judge the offset, never a score."""
     reason: str | None = None
+    p_value: float | None = None
+    """Of the correlation at lag zero, against the sound moved round the clip; None also for clips too short for it."""
 
     def is_within(self, frames: float) -> bool | None:
         """Whether lips and sound are in step; a mouth that matches the sound nowhere is not. None where undefined."""
@@ -54,12 +58,12 @@ def loudness_track(
     """Logarithm of the sound's power, at 0, 1/4, 2/4 ... frames; at the least 5 decades below the loudest."""
     hop = samples_per_second / frames_per_second / STEPS_PER_FRAME
     count = max(int(waveform.shape[0] / hop), 1)
-    power = waveform.double().square()[None, None]
-    span = 2 * round(hop) + 1
-    kernel = torch.hann_window(span + 2, periodic=False, dtype=torch.float64)[1:-1]
-    smooth = functional.conv1d(power, (kernel / kernel.sum())[None, None], padding=span // 2)[0, 0]
+    reach = round(hop)
+    kernel = torch.hann_window(2 * reach + 3, periodic=False, dtype=torch.float64)[1:-1]
+    power = functional.pad(waveform.double().square(), (reach, reach))
     at = (torch.arange(count, dtype=torch.float64) * hop).round().long()
-    track = (smooth[at].clamp(min=0) + 1e-12).log10()
+    smooth = power[at[:, None] + torch.arange(2 * reach + 1)] @ (kernel / kernel.sum())
+    track = (smooth + 1e-12).log10()
     return track.clamp(min=float(track.max()) - _RANGE_DECADES)
 
 
@@ -74,10 +78,9 @@ def measure_sync(
 
     The best offset is that of the largest Pearson correlation over the overlap; a tie goes to the smaller offset.
     """
-    if waveform is None or not waveform.numel() or float(waveform.square().mean().sqrt()) < _SILENCE_RMS:
-        return _undefined("there is no sound")
-    if float(opening.std()) < _STILL_MOUTH:
-        return _undefined("the mouth does not move")
+    reason = why_undefined(opening, waveform)
+    if waveform is None or reason is not None:
+        return _undefined(reason or "there is no sound")
     track = loudness_track(waveform, samples_per_second=samples_per_second, frames_per_second=frames_per_second)
     if float(track.std()) < _STEADY_SOUND:
         return _undefined("the loudness does not change")
@@ -93,7 +96,44 @@ def measure_sync(
         offset_frames=best / STEPS_PER_FRAME if peak >= _LEAST_PEAK else None,
         peak_correlation=peak,
         reason=None if peak >= _LEAST_PEAK else "sound and mouth match at no offset",
+        p_value=circular_p_value(opening, track),
     )
+
+
+def why_undefined(opening: Float[Tensor, " F"], waveform: Float[Tensor, " S"] | None) -> str | None:
+    """Why nothing can be said of the sync of a mouth and a sound; None where something can."""
+    if waveform is None or not waveform.numel() or float(waveform.square().mean().sqrt()) < _SILENCE_RMS:
+        return "there is no sound"
+    if float(opening.std()) < _STILL_MOUTH:
+        return "the mouth does not move"
+    return None
+
+
+def circular_p_value(opening: Float[Tensor, " F"], track: Float[Tensor, " steps"]) -> float | None:
+    """How often the sound, moved round, correlates with the mouth as well as where it is.
+
+    Moments of speech are not independent, so that shuffling them would find everything significant; moving the sound
+    round keeps its rhythm. Only the frames from the first loud one to the last count, since a closed mouth in the
+    silence at both ends is what any two clips have in common. All moves on the track's grid count but those of less
+    than four frames either way, which are near the sound as it is. The smallest value is one over their number plus
+    one; None for fewer than 16 frames.
+    """
+    count = min(opening.shape[0], track.shape[0] // STEPS_PER_FRAME)
+    at_centers = track[STEPS_PER_FRAME // 2 :: STEPS_PER_FRAME][:count]
+    loud = torch.nonzero(at_centers > at_centers.max() - _LOUD_DECADES)[:, 0]
+    first, last = int(loud[0]), int(loud[-1]) + 1
+    frames = last - first
+    if frames < 2 * _NEAR_FRAMES + _LEAST_OVERLAP_FRAMES:
+        return None
+    sound = track[first * STEPS_PER_FRAME : last * STEPS_PER_FRAME].double()
+    moves = torch.arange(_NEAR_FRAMES * STEPS_PER_FRAME, (frames - _NEAR_FRAMES) * STEPS_PER_FRAME + 1)
+    starts = torch.cat((torch.zeros(1, dtype=torch.int64), moves))[:, None]
+    centers = torch.arange(frames) * STEPS_PER_FRAME + STEPS_PER_FRAME // 2
+    moved = sound[(starts + centers) % len(sound)]
+    mouth = opening[first:last].double()
+    mouth, moved = mouth - mouth.mean(), moved - moved.mean(dim=1, keepdim=True)
+    found = (moved @ mouth) / (moved.norm(dim=1) * mouth.norm()).clamp(min=1e-12)
+    return (1 + int((found[1:] >= found[0]).sum())) / (1 + len(moves))
 
 
 def _undefined(reason: str) -> SyncMeasurement:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from hh_train.metrics.motion.weight_free import Motion, flicker, jerk, measure_motion
+from hh_train.data.media.files import MediaReader, write_clip
+from hh_train.metrics.motion.weight_free import Motion, flicker, jerk, landmark_jerk, measure_motion, optical_flow
+from hh_train.types import Clip
 
 
 def gray(levels: list[int], size: int = 32) -> Tensor:
@@ -46,6 +51,36 @@ def test_a_translation_by_v_pixels_flows_v(speed: float) -> None:
     assert still.warp_error == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.fixture
+def through_a_file(tmp_path: Path) -> Callable[[Tensor], Tensor]:
+    """Encodes frames as H.264, as good as without loss, and decodes them."""
+
+    def encode(frames: Tensor) -> Tensor:
+        clip = Clip(frames=frames, frames_per_second=25.0, waveform=None, samples_per_second=16_000)
+        write_clip(tmp_path / "a.mp4", clip, quality=1)
+        return MediaReader(frame_multiple=1, min_frames=2).read(tmp_path / "a.mp4").frames
+
+    return encode
+
+
+def test_known_answers_through_real_files(through_a_file: Callable[[Tensor], Tensor]) -> None:
+    assert flicker(through_a_file(gray([90] * 10))) == 1.0
+    assert flicker(through_a_file(gray([0, 255] * 5))) == pytest.approx(0.0, abs=1e-3)
+    rising = through_a_file(gray(list(range(40, 80, 4))))
+    assert flicker(rising) == pytest.approx(251 / 255, abs=1e-3)
+    found = measure_motion(through_a_file(moving(2.0, 10)), frames_per_second=25.0)
+    assert found.flow == pytest.approx(2 / 64 * 25, rel=0.08)
+    assert found.warp_error < 0.02
+
+
+def test_large_frames_move_as_small_ones_do() -> None:
+    small = moving(1.0, 6)
+    large = small.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+    first, second = (measure_motion(frames, frames_per_second=25.0) for frames in (small, large))
+    assert second.flow == pytest.approx(first.flow, rel=0.1)
+    assert optical_flow(large).shape == (5, 256, 256, 2)
+
+
 def test_flow_does_not_explain_noise() -> None:
     noise = torch.randint(0, 256, (5, 64, 64, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     assert measure_motion(noise, frames_per_second=25.0).warp_error > 0.1
@@ -80,3 +115,20 @@ def test_the_metric_averages_clips() -> None:
     scores = metric.compute()
     assert scores["flicker"].mean == pytest.approx(1 / 3)
     assert (scores["jerk"].num_clips, scores["jerk"].num_undefined) == (2, 1)
+
+
+def test_landmarks_that_follow_a_cubic_have_its_jerk_whatever_their_number() -> None:
+    t = torch.arange(12).double()
+    one = torch.stack((t**3 / 6, torch.zeros(12).double()), dim=1)[:, None]
+    assert landmark_jerk(one, frames_per_second=1.0) == pytest.approx(1.0)
+    assert landmark_jerk(one.repeat(1, 5, 1), frames_per_second=2.0) == pytest.approx(8.0)
+    half_still = torch.cat((one, torch.zeros(12, 1, 2).double()), dim=1)
+    assert landmark_jerk(half_still, frames_per_second=1.0) == pytest.approx(1 / 2**0.5)
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.0])
+def test_the_strongest_flow_of_a_translation_is_its_speed(speed: float) -> None:
+    """Measured over three frames at 25 fps; a clip of one compared frame has none."""
+    found = measure_motion(moving(speed, 13), frames_per_second=25.0)
+    assert found.dynamic_flow == pytest.approx(speed / 64 * 25, rel=0.15)
+    assert measure_motion(moving(speed, 3), frames_per_second=25.0).dynamic_flow is None

@@ -78,3 +78,7 @@ def test_saved_and_loaded_it_hears_the_same(untrained: Recognizer, tmp_path: Pat
     assert again.fingerprint() != untrained.fingerprint()
     with pytest.raises(ValueError, match="holds no recognizer"):
         Recognizer.load(tmp_path)
+
+
+def test_it_knows_its_languages(untrained: Recognizer) -> None:
+    assert untrained.languages == ("de", "en", "zh")

@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
+from collections.abc import Callable
 
+import pytest
+
+from hh_train.metrics.speech.recognizer import Recognizer
 from hh_train.metrics.speech.recognizer_training import Utterance, one_cycle, train
 from hh_train.metrics.speech.wer import SpeechErrorRate
 
-TONES = {"low": 350.0, "middle": 1100.0, "high": 3200.0}
+MakeUtterances = Callable[[int, int], list[Utterance]]
 
 
-def utterances(count: int, seed: int) -> list[Utterance]:
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for i in range(count):
-        words = [list(TONES)[int(k)] for k in torch.randint(3, (2 + i % 2,), generator=generator)]
-        pieces = [torch.zeros(1200)]
-        for word in words:
-            detuned = TONES[word] * float(torch.empty(()).uniform_(0.97, 1.03, generator=generator))
-            samples = torch.arange(4000)
-            pieces += [0.3 * torch.sin(samples * 2 * torch.pi * detuned / 16_000), torch.zeros(1600)]
-        sound = torch.cat(pieces)
-        sound = sound + 0.002 * torch.randn(sound.shape, generator=generator)
-        made.append(Utterance(key=f"{seed}-{i}", waveform=sound, transcript=" ".join(words), language="en"))
-    return made
-
-
-def test_a_language_of_tones_is_learnt() -> None:
-    steps: list[int] = []
-    recognizer = train(
-        utterances(48, 0),
-        max_steps=140,
-        batch_size=16,
-        width=48,
-        num_blocks=2,
-        vocoded_share=0.1,
-        report=lambda now: steps.append(now.step),
-    )
+def test_a_language_of_tones_is_learnt(
+    make_utterances: MakeUtterances, hears_tones: tuple[Recognizer, list[int]]
+) -> None:
+    recognizer, steps = hears_tones
     assert steps == list(range(1, 141))
     metric = SpeechErrorRate()
-    for spoken in utterances(20, 1):
+    for spoken in make_utterances(20, 1):
         heard = recognizer.transcribe(spoken.waveform, "en")
         metric.update(spoken.key, spoken.transcript, heard, "en")
     rate = metric.compute()["error_rate"].mean
     assert rate is not None and rate < 0.1
 
 
-def test_a_second_training_gives_the_same_weights() -> None:
-    few = utterances(6, 2)
+def test_a_second_training_gives_the_same_weights(make_utterances: MakeUtterances) -> None:
+    few = make_utterances(6, 2)
     prints = {
         train(few, max_steps=3, batch_size=4, width=16, num_blocks=1, seed=seed).fingerprint() for seed in (0, 0, 1)
     }
     assert len(prints) == 2
 
 
-def test_the_time_budget_ends_the_cycle() -> None:
+def test_the_time_budget_ends_the_cycle(make_utterances: MakeUtterances) -> None:
     fractions: list[float] = []
     train(
-        utterances(4, 3),
+        make_utterances(4, 3),
         max_steps=10_000,
         max_seconds=0.5,
         batch_size=4,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,20 @@ import torch
 
 from hh_train.data.media.files import MediaReader, write_clip
 from hh_train.metrics.faces.mouth import track_mouth
-from hh_train.metrics.sync.lip_sync import LipSync, SyncMeasurement, loudness_track, measure_sync, swapped_correlations
+from hh_train.metrics.sync.lip_sync import (
+    LipSync,
+    SyncMeasurement,
+    circular_p_value,
+    loudness_track,
+    measure_sync,
+    swapped_correlations,
+)
 from hh_train.types import Clip
 
 
 def measured(clip: Clip) -> SyncMeasurement:
     opening = track_mouth(clip.frames).opening
-    return measure_sync(opening, clip.waveform, samples_per_second=16_000, frames_per_second=25.0)
+    return measure_sync(opening, clip.waveform, samples_per_second=16_000, frames_per_second=clip.frames_per_second)
 
 
 @pytest.mark.parametrize("shift", [-5, -2, 0, 3, 5])
@@ -77,3 +85,51 @@ def test_closed_form_of_a_shift() -> None:
     assert found.offset_frames == 0.0
     late = torch.cat((sound[:1].expand(1280), sound[:-1280]))
     assert measure_sync(level, late, samples_per_second=16_000, frames_per_second=25.0).offset_frames == -2.0
+
+
+@pytest.mark.parametrize("fps", [24.0, 25.0, 30.0])
+@pytest.mark.parametrize("lead_frames", [-6.0, -2.5, 0.0, 0.5, 4.0])
+def test_a_shift_comes_back_at_any_frame_rate(
+    speaker: Callable[..., Clip], tmp_path: Path, fps: float, lead_frames: float
+) -> None:
+    """Written and read as a file with AAC sound, at its own rate and turned into 25 frames a second; halves too."""
+    path = tmp_path / "clip.mp4"
+    errors = []
+    for seed in range(3):
+        made = speaker(seed, num_frames=61, frames_per_second=fps, lead_seconds=lead_frames / fps)
+        write_clip(path, made)
+        for rate in (fps, 25.0):
+            found = measured(MediaReader(frames_per_second=rate).read(path)).offset_frames
+            assert found is not None
+            errors.append(abs(found / rate - lead_frames / fps) * fps)
+    assert max(errors) <= 0.5
+
+
+def test_the_distance_grows_with_the_shift(speaker: Callable[..., Clip]) -> None:
+    """At every half frame."""
+    clips = [speaker(5, num_frames=61, lead_seconds=k / 100) for k in range(0, 25, 2)]
+    distances = [measured(clip).offset_frames or 0.0 for clip in clips]
+    assert all(later >= earlier for earlier, later in pairwise(distances))
+    assert distances[-1] == pytest.approx(6.0, abs=0.5)
+
+
+def test_another_clip_s_sound_is_mostly_not_significant(speaker: Callable[..., Clip]) -> None:
+    own, other, correlations = [], [], []
+    for seed in range(12):
+        own.append(measured(speaker(seed, num_frames=61)).p_value)
+        found = measured(speaker(seed, num_frames=61, said_by=seed + 50))
+        other.append(found.p_value)
+        correlations.append(found.zero_lag_correlation)
+    assert all(p is not None and p < 0.05 for p in own)
+    assert sum(p is not None and p > 0.05 for p in other) >= 9
+    assert abs(float(np.mean([r for r in correlations if r is not None]))) < 0.3
+
+
+def test_closed_forms_of_the_p_value() -> None:
+    """A match that no move reaches gives one over the moves and one; a sound that always matches alike gives one."""
+    opening = torch.zeros(40)
+    opening[7], opening[23] = 1.0, 2.0
+    track = torch.repeat_interleave(opening, 4)
+    assert circular_p_value(opening, track) == pytest.approx(1 / (1 + (40 - 8) * 4 + 1))
+    assert circular_p_value(torch.ones(40), track) == 1.0
+    assert circular_p_value(opening[:15], track[:60]) is None
