@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole road on a CPU: footage, recognizer, latents, teacher, 8-step student, clips, report, inference bundle.
+# The whole road on a CPU: footage, three judges of speech and lips, latents, teacher, 8-step student, clips, report, inference bundle.
 #
 #   bash scripts/quickstart.sh              what it makes lies in runs/quickstart
 #   HH_TRAIN_ROOT=/data/try bash scripts/quickstart.sh
@@ -31,13 +31,15 @@ step() {
 step footage python data/talking_heads/render.py --output "$HH_TRAIN_ROOT/footage" --languages en \
     --clips-per-split train=600,validation=40,test=48 --digits 2-3 --size 64 --framings close-up --head-motion 0.2 --seed 0
 step recognizer hh-train train_recognizer
+step lip_reader hh-train train_lip_reader faces=framed max_steps=350
+step sync_expert hh-train train_sync_expert faces=framed max_steps=250
 step shards hh-train tokenize recognizer="$HH_TRAIN_ROOT/recognizer"
 step teacher hh-train pretrain
 step student hh-train distill
 step teacher_clips hh-train generate sampler=teacher
 step teacher_8_steps_clips hh-train generate sampler=teacher_8_steps
 step student_clips hh-train generate sampler=student
-step report hh-train evaluate
+step report hh-train evaluate faces=framed measure@measures.lips=lip_reading measures.sync.expert="$HH_TRAIN_ROOT/sync_expert"
 step bundle hh-train export
 
 total=0

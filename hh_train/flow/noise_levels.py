@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -40,19 +40,27 @@ class NoiseLevelDistribution(Protocol):
 class ShiftedUniform:
     """Uniform on (0, 1), then shifted, then clamped: what the sampler with the same shift visits.
 
-    Raises ValueError unless 0 <= lowest < highest <= 1 and shift > 0.
+    `start` leaves out the levels below it, where clamping would heap them up. Raises ValueError unless
+    0 <= lowest < highest <= 1, 0 <= start < 1 and shift > 0.
     """
 
     shift: float = 5.0
     lowest: float = 0.0
     highest: float = 1.0
+    start: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.lowest < self.highest <= 1 and self.shift > 0):
-            raise ValueError(f"want 0 <= lowest < highest <= 1 and shift > 0, got {self}")
+        if not (0 <= self.lowest < self.highest <= 1 and 0 <= self.start < 1 and self.shift > 0):
+            raise ValueError(f"want 0 <= lowest < highest <= 1, 0 <= start < 1 and shift > 0, got {self}")
 
     def sample(self, num_clips: int, generator: torch.Generator | None = None) -> Tensor:
-        return shifted(torch.rand(num_clips, generator=generator), self.shift).clamp(self.lowest, self.highest)
+        first = self.start / (self.shift - (self.shift - 1) * self.start)  # where the shift has `start` from
+        drawn = first + (1 - first) * torch.rand(num_clips, generator=generator)
+        return shifted(drawn, self.shift).clamp(self.lowest, self.highest)
+
+    def above(self, level: float) -> ShiftedUniform:
+        """The same levels, given that they are above one."""
+        return replace(self, start=max(self.start, level))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,20 @@ def _renoised(clean: State, noise: State, t: float) -> State:
     return noised(clean[0], noise[0], t), noised(clean[1], noise[1], t)
 
 
+def euler_states(
+    velocity: VelocityFunction, noise: State, levels: Sequence[float], *, keep: Callable[[State], State]
+) -> list[State]:
+    """The states of the probability-flow ODE at every one of decreasing `levels`, in Euler steps from the noise at the
+    first of them.
+    """
+    states = [keep(noise)]
+    for t, following in pairwise(levels):
+        x = states[-1]
+        v = velocity(x, t)
+        states.append(keep((x[0] + (following - t) * v[0], x[1] + (following - t) * v[1])))
+    return states
+
+
 @dataclass(frozen=True, kw_only=True)
 class UniPCSolver:
     """UniPC (arXiv:2302.04867) of diffusers over the released noise levels, one a modality. Deterministic."""

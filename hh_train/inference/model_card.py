@@ -75,6 +75,8 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         return "Not evaluated."
     rows = ["| measure | mean | 95 % interval | clips |", "|---|---|---|---|"]
     for name, score in scores.items():
-        interval = f"{score['low']:.4g} to {score['high']:.4g}"
+        if score["mean"] is None:
+            continue
+        interval = "–" if score["low"] is None else f"{score['low']:.4g} to {score['high']:.4g}"
         rows.append(f"| {name} | {score['mean']:.4g} | {interval} | {score['num_clips']} |")
     return "\n".join(rows)

@@ -18,6 +18,7 @@ from hh_train.metrics.faces.head import mouth_of_face
 from hh_train.metrics.faces.mouth import MouthTrack
 from hh_train.metrics.faces.track import FaceFinder, FaceTrack, require_face
 from hh_train.metrics.measure import Measure
+from hh_train.metrics.sound.tracks import TrackSeconds, track_seconds
 from hh_train.metrics.speech.backend import SpeechRecognizer
 from hh_train.metrics.speech.transcripts import language_code
 from hh_train.types import Clip
@@ -46,6 +47,11 @@ class Sample:
     _heard: dict[tuple[int, str], str] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
+    def track_seconds(self) -> TrackSeconds | None:
+        """How long picture and sound of the file are; None where the clip is of no file."""
+        return None if self.path is None else track_seconds(self.path)
+
+    @cached_property
     def found_face(self) -> FaceTrack | None:
         """The largest face, whatever its coverage; None where there is none."""
         return self.faces.find(self.clip.frames)
@@ -68,12 +74,15 @@ class Sample:
         """What a recognizer hears in the clip's sound; asked once, however many measures want to know.
 
         Raises:
-            ValueError: without a sound track or a language, or for a language that the recognizer does not know.
+            ValueError: without a sound track or a language, for a language that the recognizer does not know, or where
+                the sound cannot be that of the picture, for its length.
         """
         if self.clip.waveform is None or self.language is None:
             missing = "sound track" if self.clip.waveform is None else "known language"
             raise ValueError(f"the clip has no {missing}, so that nothing is heard in it")
         code = language_code(self.language)
+        if self.track_seconds is not None:
+            self.track_seconds.require_match()
         asked = (id(recognizer), code)
         if asked not in self._heard:
             self._heard[asked] = recognizer.transcribe(self.clip.waveform, code)

@@ -17,6 +17,7 @@ from hh_train.data.footage.files import FootageFile, find_footage
 from hh_train.data.media.files import MediaReader
 from hh_train.metrics.clip_metric import Score
 from hh_train.metrics.faces.crops import mouth_crops
+from hh_train.metrics.faces.track import FaceFinder
 from hh_train.metrics.measurer import Sample
 from hh_train.metrics.sound.tracks import SAMPLES_PER_SECOND, require_sound
 from hh_train.metrics.sync.expert import SyncExpert
@@ -41,6 +42,7 @@ def run(
     *,
     footage: str,
     output: str,
+    faces: FaceFinder,
     max_steps: int,
     max_seconds: float | None,
     batch_size: int,
@@ -54,6 +56,7 @@ def run(
     Args:
         footage: folder of clips with sound and a frontal face, split into train, validation and test.
         output: the expert's folder.
+        faces: finds the face of a clip; the evaluation should use the same.
         max_steps: optimizer steps of the learning-rate cycle.
         max_seconds: ends the cycle earlier; null leaves it to the steps, so that a second training gives the same
             weights.
@@ -73,7 +76,7 @@ def run(
         _print_floor(console, json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8")))
         return folder
     files = find_footage(footage)
-    splits = {split: _read_split(files, split, side, num_frames, console) for split in _SPLITS}
+    splits = {split: _read_split(files, split, faces, side, num_frames, console) for split in _SPLITS}
     training, dropped = splits["train"]
     if len(training) < 2:
         listed = "; ".join(f"{key}: {reason}" for key, reason in list(dropped.items())[:3])
@@ -111,7 +114,7 @@ def measure_floor(expert: SyncExpert, clips: Sequence[MouthClip], *, seed: int =
 
 
 def _read_split(
-    files: Sequence[FootageFile], split: str, side: int, num_frames: int, console: Console
+    files: Sequence[FootageFile], split: str, faces: FaceFinder, side: int, num_frames: int, console: Console
 ) -> tuple[list[MouthClip], dict[str, str]]:
     """The split's talking mouths, and for the clips that show none the reason."""
     chosen = [file for file in files if file.split == split]
@@ -122,7 +125,7 @@ def _read_split(
         reader = MediaReader(samples_per_second=SAMPLES_PER_SECOND)
         for file in progress.track(chosen, description=f"read {split}"):
             try:
-                mouths.append(_mouth_clip(file, reader, side, num_frames))
+                mouths.append(_mouth_clip(file, reader, faces, side, num_frames))
             except ValueError as error:
                 left_out[file.key] = str(error)
     console.print(f"{split}: {len(mouths)} of {len(chosen)} clips have a talking mouth and sound")
@@ -131,7 +134,7 @@ def _read_split(
     return mouths, left_out
 
 
-def _mouth_clip(file: FootageFile, reader: MediaReader, side: int, num_frames: int) -> MouthClip:
+def _mouth_clip(file: FootageFile, reader: MediaReader, faces: FaceFinder, side: int, num_frames: int) -> MouthClip:
     """Raises ValueError, with the reason, for a clip that shows no talking mouth. It needs no caption."""
     if file.problem is not None:
         raise ValueError(file.problem)
@@ -139,7 +142,7 @@ def _mouth_clip(file: FootageFile, reader: MediaReader, side: int, num_frames: i
     if clip.frames.shape[0] < num_frames:
         raise ValueError(f"has {clip.frames.shape[0]} frames, fewer than {num_frames}")
     waveform = require_sound(clip)
-    mouth = Sample(key=file.key, clip=clip, transcript=None, language=None).mouth
+    mouth = Sample(key=file.key, clip=clip, transcript=None, language=None, faces=faces).mouth
     reason = why_undefined(mouth.opening, waveform)
     if reason is not None:
         raise ValueError(reason)

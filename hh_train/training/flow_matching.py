@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,7 @@ def sums_per_clip(values: tuple[Tensor, Tensor], batch: PackedBatch) -> dict[Mod
     return {m: ClipSums.over_tokens(values[m], ~given[m], clip[m], num_clips=batch.num_clips) for m in GENERATED}
 
 
-def weighted_objective(losses: dict[Modality, ClipSums], weights: dict[Modality, float]) -> Tensor:
+def weighted_objective(losses: Mapping[Modality, ClipSums], weights: Mapping[Modality, float]) -> Tensor:
     """Sum over modalities of weight times mean over all tokens of the step, on all ranks together.
 
     Ranks average their gradients, so each one's share of a global mean is scaled by their number.
@@ -69,3 +70,15 @@ def weighted_objective(losses: dict[Modality, ClipSums], weights: dict[Modality,
         for modality, sums in losses.items()
     ]
     return torch.stack(shares).sum()
+
+
+def common_mean_objective(
+    losses: Mapping[Modality, ClipSums], weights: Mapping[Modality, float], channels: Sequence[int]
+) -> Tensor:
+    """Weighted values in one mean over all elements of all modalities: a modality counts by how much of it there is.
+
+    `channels` of each modality; otherwise as `weighted_objective`.
+    """
+    total = torch.stack([weights[m] * channels[m] * sums.total.sum() for m, sums in losses.items()]).sum()
+    count = torch.stack([channels[m] * sums.count.sum() for m, sums in losses.items()]).sum()
+    return total * world_size() / all_reduce_sum(count).clamp(min=1)

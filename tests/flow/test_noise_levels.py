@@ -33,7 +33,18 @@ def test_clamp() -> None:
     assert drawn.min() == pytest.approx(0.3) and drawn.max() == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize("fields", [{"shift": 0.0}, {"lowest": 0.5, "highest": 0.5}, {"highest": 1.5}])
+def test_levels_above_one_are_the_others_share_left_out() -> None:
+    """Against rejection: the quantiles of those of all levels that lie above."""
+    every = ShiftedUniform(shift=5.0).sample(100_000, torch.Generator().manual_seed(0))
+    kept = every[every >= 0.75]
+    drawn = ShiftedUniform(shift=5.0).above(0.75).sample(50_000, torch.Generator().manual_seed(1))
+    assert drawn.min() >= 0.75
+    for quantile in (0.1, 0.5, 0.9):
+        assert float(drawn.quantile(quantile)) == pytest.approx(float(kept.quantile(quantile)), abs=0.005)
+    assert ShiftedUniform().above(0.75).above(0.5).start == 0.75
+
+
+@pytest.mark.parametrize("fields", [{"shift": 0.0}, {"start": 1.0}, {"lowest": 0.5, "highest": 0.5}, {"highest": 1.5}])
 def test_impossible_distributions(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="0 <= lowest < highest <= 1"):
         ShiftedUniform(**fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -45,3 +46,34 @@ def test_a_second_run_does_nothing(
     before = times(student.parent)
     assert distill() == student
     assert times(student.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("module.teacher.folder=${paths.distill}/model", "is a distilled student"),
+        ("datamodule.audio_to_video_share=1.0", "every clip's sound is given"),
+        ("+trainer.accumulate_grad_batches=2", "set module.batches_per_turn"),
+        ("module.rollout.sampler.levels=[0.5,0.7,0.0]", "noise levels must decrease"),
+        ("module.critic_flow=null", "matching needs a critic"),
+    ],
+)
+@pytest.mark.usefixtures("student")
+def test_what_cannot_go_well_is_refused_before_training(
+    distill: Callable[..., Path], road: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        distill(override, "output=${paths.root}/refused")
+    assert {file.name for file in (road / "refused").iterdir()} <= {"config.yaml"} | {
+        f"config.{index}.yaml" for index in range(1, 9)
+    }
+
+
+def test_adapters_make_a_checkpoint_like_any_other(distill: Callable[..., Path], teacher: Path) -> None:
+    adapters = "module.adapters={_target_:hh_train.training.dmd2.adapters.LowRank,rank:2}"
+    made = distill(adapters, "output=${paths.root}/adapted")
+    ours, theirs = load_model(made).state_dict(), load_model(teacher).state_dict()
+    assert ours.keys() == theirs.keys()
+    adapted = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
+    assert adapted and all(name.startswith("block.layers") and name.endswith(("_proj.weight", "_qkv.weight"))
+                           for name in adapted)  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hh_train.data.media.files import write_clip
+from hh_train.metrics.faces.cascade import CascadeFaces
 from hh_train.metrics.sync.expert import SyncExpert
 from hh_train.stages import train_sync_expert
 from hh_train.types import Clip
@@ -58,7 +59,9 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(footage: Path, output: Path, **changed: int) -> Path:
     sizes = {"max_steps": 60, "batch_size": 12, "num_frames": 25, "side": 16, "width": 24, "seed": 0} | changed
-    return train_sync_expert.run(footage=str(footage), output=str(output), max_seconds=None, **sizes)
+    return train_sync_expert.run(
+        footage=str(footage), output=str(output), faces=CascadeFaces(), max_seconds=None, **sizes
+    )
 
 
 def test_footage_to_expert(footage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

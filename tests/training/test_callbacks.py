@@ -20,6 +20,8 @@ from hh_train.flow.noise_levels import ShiftedUniform
 from hh_train.flow.solvers import RenoiseSolver
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.training.callbacks import SampleClips, Throughput, matmul_teraflops
+from hh_train.training.dmd2.critic import CriticFlow
+from hh_train.training.dmd2.matching import DistributionMatching
 from hh_train.training.dmd2.module import DMD2Module
 from hh_train.training.dmd2.rollout import BackwardSimulation
 from hh_train.training.flow_module import FlowMatchingModule
@@ -114,8 +116,8 @@ def test_samples_are_made_once_an_interval_also_when_steps_are_jumped(
         teacher=shards_model,
         null_text=read_null_text(tiny_shards),
         rollout=BackwardSimulation(sampler=RenoiseSolver(num_steps=1)),
-        guidance=Guidance(),
-        noise_levels=ShiftedUniform(),
+        matching=DistributionMatching(),
+        critic_flow=CriticFlow(),
         student_optimizer=AdamWRecipe(learning_rate=1e-2),
         critic_optimizer=AdamWRecipe(learning_rate=1e-2),
         num_student_steps=4,

@@ -23,6 +23,10 @@ from hh_train.model.config import ModelConfig
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.runtime.distributed import is_rank_zero, rank, world_size
 from hh_train.training.checkpoints import Provenance, export_checkpoint
+from hh_train.training.dmd2.adversarial import Adversarial
+from hh_train.training.dmd2.alignment import ImplicitAlignment
+from hh_train.training.dmd2.critic import CriticFlow
+from hh_train.training.dmd2.matching import DistributionMatching
 from hh_train.training.dmd2.module import DMD2Module
 from hh_train.training.dmd2.rollout import BackwardSimulation
 from hh_train.training.flow_module import FlowMatchingModule
@@ -110,8 +114,10 @@ def distillation(strategy: str, output: Path) -> None:
         teacher=teacher,
         null_text=torch.zeros(2, 7),
         rollout=BackwardSimulation(sampler=RenoiseSolver(num_steps=2)),
-        guidance=Guidance(video=2.0, audio=2.0),
-        noise_levels=ShiftedUniform(),
+        matching=DistributionMatching(guidance=Guidance(video=2.0, audio=2.0)),
+        critic_flow=CriticFlow(),
+        adversarial=Adversarial(student_weight=1.0, critic_weight=1.0, r1_weight=0.1, width=16),
+        alignment=ImplicitAlignment(retained=0.9),
         student_optimizer=RECIPE,
         critic_optimizer=RECIPE,
         num_student_steps=2,

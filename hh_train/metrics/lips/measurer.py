@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from hh_train.metrics.clip_metric import Row
 from hh_train.metrics.faces.track import NoFaceError
@@ -19,17 +19,15 @@ from hh_train.metrics.speech.transcripts import normalizer_fingerprint
 COVERAGE, LEAK = "face_coverage", "lip_leak"
 
 
-def _percent(name: str, title: str, better: str = "lower") -> Measure:
-    return Measure(
-        name=name, title=title, unit="%", scale=100.0, digits=1, better="lower" if better == "lower" else "higher"
-    )
+def _percent(name: str, title: str, better: Literal["lower", "higher"] | None = "lower") -> Measure:
+    return Measure(name=name, title=title, unit="%", scale=100.0, digits=1, better=better)
 
 
 _ALWAYS = (_percent(COVERAGE, "frames with a face", "higher"), _percent(LEAK, "mouth moving in silence"))
 _KINDS = (
-    _percent("lipread_substitutions", "lip-reading substitutions"),
-    _percent("lipread_deletions", "lip-reading deletions"),
-    _percent("lipread_insertions", "lip-reading insertions"),
+    _percent("lipread_substitutions", "lip-reading substitutions", None),
+    _percent("lipread_deletions", "lip-reading deletions", None),
+    _percent("lipread_insertions", "lip-reading insertions", None),
 )
 
 

@@ -10,7 +10,7 @@ from hh_train.metrics.measure import Measure
 from hh_train.metrics.measurer import Measured, Sample
 from hh_train.metrics.sound.quality import SpeechQuality
 from hh_train.metrics.sound.statistics import measure_sound
-from hh_train.metrics.sound.tracks import LARGEST_DIFFERENCE_SECONDS, require_sound, track_seconds
+from hh_train.metrics.sound.tracks import LARGEST_DIFFERENCE_SECONDS, require_sound
 
 _ALWAYS = (
     Measure(name="loudness_db", title="sound level", unit="dB", digits=1),
@@ -69,4 +69,4 @@ class SoundMeasurer:
 
 def _duration_difference(sample: Sample) -> float | None:
     """Sound minus picture by the file, where that is known: decoding fills up what is missing, and cuts the rest."""
-    return None if sample.path is None else track_seconds(sample.path).difference
+    return None if sample.track_seconds is None else sample.track_seconds.difference

@@ -34,6 +34,16 @@ class TrackSeconds:
         """Sound minus picture; positive where the sound goes on after the picture."""
         return None if self.sound is None else self.sound - self.picture
 
+    def require_match(self) -> None:
+        """Raises ValueError where the sound cannot be that of the picture: it differs by a tenth, and by 0.25 s."""
+        if self.sound is None or self.difference is None:
+            return
+        if abs(self.difference) > max(_WRONG_SECONDS, _WRONG_SHARE * self.picture):
+            raise ValueError(
+                f"its sound lasts {self.sound:.2f} s and its picture {self.picture:.2f} s: a truncated track, or one "
+                "written at another sample rate than its own; write both of one length"
+            )
+
 
 def track_seconds(path: str | Path) -> TrackSeconds:
     """Lengths by the time stamps of a file's packets, without decoding. What an encoder puts before time zero is not
@@ -62,23 +72,6 @@ def track_seconds(path: str | Path) -> TrackSeconds:
     if not lengths["video"]:
         raise ValueError(f"{path} has no picture")
     return TrackSeconds(picture=lengths["video"][0], sound=lengths["audio"][0] if lengths["audio"] else None)
-
-
-def require_matching_tracks(path: str | Path) -> None:
-    """Refuses a file whose sound cannot be that of its picture, for its length.
-
-    Raises:
-        ValueError: sound and picture differ in length by a quarter of a second and by a tenth, or the file cannot be
-            read.
-    """
-    lengths = track_seconds(path)
-    if lengths.sound is None or lengths.difference is None:
-        return
-    if abs(lengths.difference) > max(_WRONG_SECONDS, _WRONG_SHARE * lengths.picture):
-        raise ValueError(
-            f"its sound lasts {lengths.sound:.2f} s and its picture {lengths.picture:.2f} s: a truncated track, or one "
-            "written at another sample rate than its own; write both of one length"
-        )
 
 
 def require_sound(clip: Clip, *, samples_per_second: int = SAMPLES_PER_SECOND) -> Float[Tensor, " S"]:

@@ -21,17 +21,18 @@ SPEECH = "speech_wer"
 """The measure that stands for speech: WER or CER, whichever the clip's language is counted in."""
 
 
-def _percent(name: str, title: str, unit: str = "%") -> Measure:
-    return Measure(name=name, title=title, unit=unit, scale=100.0, digits=1, better="lower")
+def _percent(name: str, title: str, *, is_part: bool = False) -> Measure:
+    """A part of another measure describes, and is not tested by itself."""
+    return Measure(name=name, title=title, unit="%", scale=100.0, digits=1, better=None if is_part else "lower")
 
 
 _RATES = (
     _percent(SPEECH, "speech error"),
-    _percent("speech_substitutions", "substitutions"),
-    _percent("speech_deletions", "deletions"),
-    _percent("speech_insertions", "insertions"),
-    _percent("speech_wer_macro", "speech error, mean of clips"),
-    _percent("speech_above_half", "clips with speech error above 50 %"),
+    _percent("speech_substitutions", "substitutions", is_part=True),
+    _percent("speech_deletions", "deletions", is_part=True),
+    _percent("speech_insertions", "insertions", is_part=True),
+    _percent("speech_wer_macro", "speech error, mean of clips", is_part=True),
+    _percent("speech_above_half", "clips with more errors than right words", is_part=True),
 )
 _EOJEOL = _percent("speech_eojeol_wer", "Korean speech error in words")
 _KANA = _percent("speech_kana_cer", "Japanese speech error in kana")

@@ -86,6 +86,8 @@ class SyncMeasurer:
             ValueError: for sound of another rate than 16 kHz, or of another length than the picture.
         """
         clip = sample.clip
+        if sample.track_seconds is not None:
+            sample.track_seconds.require_match()
         waveform = None if clip.waveform is None else require_sound(clip)
         values: dict[str, Row | float | None] = {"av_align": av_align(clip)}
         details: dict[str, Any] = {}

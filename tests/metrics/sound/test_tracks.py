@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hh_train.data.media.files import write_clip
-from hh_train.metrics.sound.tracks import require_matching_tracks, require_sound, track_seconds
+from hh_train.metrics.sound.tracks import require_sound, track_seconds
 from hh_train.types import Clip
 
 
@@ -75,7 +75,7 @@ def test_sound_of_another_length_is_refused(tmp_path: Path, samples: int, rate: 
     """One second of picture; 44,100 samples at 24 kHz are a second's sound that plays slowly."""
     write_clip(tmp_path / "a.mp4", clip(frames=25, samples=samples, samples_per_second=rate))
     if is_right:
-        require_matching_tracks(tmp_path / "a.mp4")
+        track_seconds(tmp_path / "a.mp4").require_match()
         return
     with pytest.raises(ValueError, match=r"its sound lasts .* s and its picture 1\.00 s: a truncated track, or one"):
-        require_matching_tracks(tmp_path / "a.mp4")
+        track_seconds(tmp_path / "a.mp4").require_match()
