@@ -183,8 +183,10 @@ def _check_and_run(config: DictConfig) -> None:
     if faults:
         raise ConfigError(faults)
     if config.get("seed") is not None:
+        from hh_train.runtime.distributed import use_own_device
         from hh_train.runtime.seeds import seed_everything
 
+        use_own_device()
         seed_everything(config.seed)
     if config.get("output") is None:
         instantiate(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -23,6 +24,21 @@ def world_size() -> int:
 def is_rank_zero() -> bool:
     """Whether this is the process that speaks and writes for all."""
     return rank() == 0
+
+
+def own_device() -> torch.device:
+    """The accelerator of this process, by the number that the launcher gave it on its machine; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return torch.device("cuda", number % torch.cuda.device_count())
+
+
+def use_own_device() -> None:
+    """Makes `cuda`, without a number, mean this process's accelerator."""
+    device = own_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

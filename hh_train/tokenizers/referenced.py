@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hh_train.runtime.distributed import own_device
 from hh_train.tokenizers.pretrained import CLASS_KEY, CONFIG_FILE, PretrainedTokenizer, class_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -133,7 +133,7 @@ class ReferencedTokenizer(PretrainedTokenizer):
 
     @cached_property
     def device(self) -> torch.device:
-        return torch.device(self._device) if self._device is not None else default_device()
+        return torch.device(self._device) if self._device is not None else own_device()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -208,14 +208,6 @@ def file_digest(path: Path) -> str:
 def _read_digest(path: Path, _size: int, _modified: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def default_device() -> torch.device:
-    """The accelerator of this process, by the number that the launcher gave it on its machine; else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    number = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-    return torch.device("cuda", number % torch.cuda.device_count())
 
 
 def by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:

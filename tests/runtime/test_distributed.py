@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from hh_train.runtime.distributed import all_reduce_sum, barrier, is_rank_zero, rank, world_size
+from hh_train.runtime.distributed import (
+    all_reduce_sum,
+    barrier,
+    is_rank_zero,
+    own_device,
+    rank,
+    use_own_device,
+    world_size,
+)
 
 
 def test_one_process_is_its_own_group(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +31,26 @@ def test_one_process_is_its_own_group(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_launcher_tells_the_rank_before_there_is_a_group(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "1")
     assert not is_rank_zero()
+
+
+@pytest.mark.parametrize(("variable", "number", "wanted"), [("LOCAL_RANK", "3", 3), ("SLURM_LOCALID", "5", 1)])
+def test_each_process_of_a_machine_has_its_own_accelerator(
+    monkeypatch: pytest.MonkeyPatch, variable: str, number: str, wanted: int
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv(variable, number)
+    use_own_device()
+    assert chosen == [own_device()] == [torch.device("cuda", wanted)]
+
+
+def test_without_accelerators_it_is_the_processor() -> None:
+    if not torch.cuda.is_available():
+        assert own_device() == torch.device("cpu")
+        use_own_device()
 
 
 SCRIPT = """

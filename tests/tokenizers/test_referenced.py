@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from hh_train.tokenizers import load_tokenizer
-from hh_train.tokenizers.referenced import ReferencedTokenizer, by_shape, default_device, file_digest, weight_files
+from hh_train.tokenizers.referenced import ReferencedTokenizer, by_shape, file_digest, weight_files
 
 
 class Reference(ReferencedTokenizer):
@@ -171,16 +171,3 @@ def test_a_folder_names_its_class(source: Path, tmp_path: Path) -> None:
 def test_tensors_are_grouped_by_shape() -> None:
     tensors = [torch.zeros(2), torch.zeros(3), torch.zeros(2), torch.zeros(2, 1), torch.zeros(3)]
     assert by_shape(tensors) == [[0, 2], [1, 4], [3]]
-
-
-def test_the_device_is_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Reference(source="x/y", device="cpu").device == torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert default_device() == torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setenv("SLURM_LOCALID", "3")
-    assert default_device() == torch.device("cuda", 3)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert default_device() == torch.device("cuda", 1)
