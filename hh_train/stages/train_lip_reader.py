@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from hh_train.data.footage.files import DroppedClip, FootageFile, find_footage, read_footage
 from hh_train.data.media.files import MediaReader
-from hh_train.metrics.clip_metric import Score
 from hh_train.metrics.faces.track import FaceFinder
 from hh_train.metrics.lips.error_rate import LIPREAD, LipReading
-from hh_train.metrics.lips.lip_network import FLOOR_FILE, LipNetwork
+from hh_train.metrics.lips.lip_network import LipNetwork
 from hh_train.metrics.lips.reader import LipReader
 from hh_train.metrics.lips.training import SpokenMouth, train
 from hh_train.metrics.measurer import Sample
 from hh_train.metrics.speech.measurer import required_transcript
-from hh_train.metrics.speech.recognizer_training import TrainingProgress
+from hh_train.stages.judge_folder import (
+    HELD_OUT,
+    SPLITS,
+    first_reasons,
+    kept_floor,
+    print_floor,
+    print_usable,
+    reading_bar,
+    training_bar,
+    write_judge,
+)
 from hh_train.types import Clip, ClipMetadata
-
-_SPLITS = ("train", "validation", "test")
-_HELD_OUT = ("validation", "test")
-_NUM_LISTED = 10
 
 
 def run(
@@ -62,35 +62,29 @@ def run(
     """
     folder = Path(output)
     console = Console()
-    if (folder / FLOOR_FILE).is_file():
-        console.print(f"{folder} is finished and kept; delete it to train again", markup=False, soft_wrap=True)
-        _print_floor(console, json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8")))
+    if (floor := kept_floor(folder, console)) is not None:
+        _print_floor(console, floor)
         return folder
     files = find_footage(footage)
-    splits = {split: _read_split(files, split, faces, console) for split in _SPLITS}
+    splits = {split: _read_split(files, split, faces, console) for split in SPLITS}
     training, dropped = splits["train"]
     if not training:
-        listed = "; ".join(f"{key}: {reason}" for key, reason in list(dropped.items())[:3])
         raise ValueError(
-            f"no training clip of {footage} has a face, a transcript and a language ({listed}); add such clips"
+            f"no training clip of {footage} has a face, a transcript and a language ({first_reasons(dropped)}); "
+            "add such clips"
         )
     reader = _train(
         training, max_steps, max_seconds, batch_size=batch_size, width=width, num_blocks=num_blocks, seed=seed
     )
-    floor: dict[str, Any] = {
+    floor = {
         "fingerprint": reader.fingerprint(),
         "faces": faces.fingerprint(),
         "num_training_clips": len(training),
     }
-    for split in _HELD_OUT:
+    for split in HELD_OUT:
         floor[split] = measure_floor(reader, splits[split][0], seed=seed)
     floor["left_out"] = {split: reasons for split, (_, reasons) in splits.items()}
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    reader.save(unfinished)
-    (unfinished / FLOOR_FILE).write_text(json.dumps(floor, indent=1, ensure_ascii=False), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
+    write_judge(folder, reader.save, floor)
     _print_floor(console, floor)
     return folder
 
@@ -113,8 +107,7 @@ def _read_split(
     chosen = [file for file in files if file.split == split]
     mouths: list[SpokenMouth] = []
     left_out: dict[str, str] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with reading_bar(console) as progress:
         found = read_footage(chosen, MediaReader())
         for item in progress.track(found, len(chosen), description=f"faces of {split}"):
             if isinstance(item, DroppedClip):
@@ -124,9 +117,7 @@ def _read_split(
                 mouths.append(_mouth(item.metadata, item.clip, faces))
             except ValueError as error:
                 left_out[item.metadata.key] = str(error)
-    console.print(f"{split}: {len(mouths)} of {len(chosen)} clips have a face and words")
-    for key, reason in list(left_out.items())[:_NUM_LISTED]:
-        console.print(f"  left out {key}: {reason}", markup=False, soft_wrap=True)
+    print_usable(console, split, used=len(mouths), chosen=len(chosen), having="a face and words", left_out=left_out)
     return mouths, left_out
 
 
@@ -147,18 +138,7 @@ def _train(
     num_blocks: int,
     seed: int,
 ) -> LipNetwork:
-    columns = (
-        TextColumn("lip reader"),
-        BarColumn(),
-        TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, refresh_per_second=1) as progress:
-        task = progress.add_task("", total=1.0, step=0, loss=float("nan"))
-
-        def report(now: TrainingProgress) -> None:
-            progress.update(task, completed=now.fraction, step=now.step, loss=now.loss)
-
+    with training_bar("lip reader") as report:
         return train(
             mouths,
             max_steps=max_steps,
@@ -171,14 +151,5 @@ def _train(
         )
 
 
-def _print_floor(console: Console, floor: dict[str, Any]) -> None:
-    table = Table(title="The lip reader's error on real clips (its floor)", title_justify="left")
-    for column in ("split", "clips", "error", "95 % interval", "n"):
-        table.add_column(column, justify="left" if column in ("split", "clips") else "right")
-    for split in _HELD_OUT:
-        for name, fields in floor[split].items():
-            score = Score(**fields)
-            if score.mean is not None and score.low is not None and score.high is not None:
-                interval = f"{score.low:.1%} to {score.high:.1%}"
-                table.add_row(split, name, f"{score.mean:.1%}", interval, str(score.num_clips))
-    console.print(table)
+def _print_floor(console: Console, floor: Mapping[str, Any]) -> None:
+    print_floor(console, floor, title="The lip reader's error on real clips (its floor)", rows="clips", value="error")

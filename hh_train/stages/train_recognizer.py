@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from hh_train.data.footage.files import DroppedClip, FootageFile, find_footage, read_footage
 from hh_train.data.media.files import MediaReader
-from hh_train.metrics.clip_metric import Score
 from hh_train.metrics.speech.recognizer import SAMPLES_PER_SECOND, Recognizer
-from hh_train.metrics.speech.recognizer_training import TrainingProgress, Utterance, train
+from hh_train.metrics.speech.recognizer_training import Utterance, train
 from hh_train.metrics.speech.transcripts import is_digit_string, normalize
 from hh_train.metrics.speech.wer import SpeechErrorRate
-
-FLOOR_FILE = "floor.json"
+from hh_train.stages.judge_folder import (
+    HELD_OUT,
+    SPLITS,
+    first_reasons,
+    kept_floor,
+    print_floor,
+    print_usable,
+    training_bar,
+    write_judge,
+)
 
 
 def run(
@@ -53,31 +55,25 @@ def run(
     """
     folder = Path(output)
     console = Console()
-    if (folder / FLOOR_FILE).is_file():
-        console.print(f"{folder} is finished and kept; delete it to train again", markup=False, soft_wrap=True)
-        _print_floor(console, json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8")))
+    if (floor := kept_floor(folder, console)) is not None:
+        _print_floor(console, floor)
         return folder
     files = find_footage(footage)
-    splits = {split: _read_split(files, split, console) for split in ("train", "validation", "test")}
+    splits = {split: _read_split(files, split, console) for split in SPLITS}
     training, dropped = splits["train"]
     if not training:
-        listed = "; ".join(f"{key}: {reason}" for key, reason in list(dropped.items())[:3])
         raise ValueError(
-            f"no training clip of {footage} has sound, a transcript and a language ({listed}); add such clips"
+            f"no training clip of {footage} has sound, a transcript and a language ({first_reasons(dropped)}); "
+            "add such clips"
         )
     recognizer = _train(
         training, max_steps, max_seconds, batch_size=batch_size, width=width, num_blocks=num_blocks, seed=seed
     )
-    floor: dict[str, Any] = {"fingerprint": recognizer.fingerprint(), "num_training_clips": len(training)}
-    for split in ("validation", "test"):
+    floor = {"fingerprint": recognizer.fingerprint(), "num_training_clips": len(training)}
+    for split in HELD_OUT:
         floor[split] = measure_floor(recognizer, splits[split][0], seed=seed)
     floor["left_out"] = {split: reasons for split, (_, reasons) in splits.items()}
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    recognizer.save(unfinished)
-    (unfinished / FLOOR_FILE).write_text(json.dumps(floor, indent=1, ensure_ascii=False), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
+    write_judge(folder, recognizer.save, floor)
     _print_floor(console, floor)
     return folder
 
@@ -122,9 +118,7 @@ def _read_split(files: Sequence[FootageFile], split: str, console: Console) -> t
             utterances.append(
                 Utterance(key=known.key, waveform=waveform, transcript=known.transcript, language=known.language)
             )
-    console.print(f"{split}: {len(utterances)} of {len(chosen)} clips have sound and words")
-    for key, reason in list(left_out.items())[:10]:
-        console.print(f"  left out {key}: {reason}", markup=False, soft_wrap=True)
+    print_usable(console, split, used=len(utterances), chosen=len(chosen), having="sound and words", left_out=left_out)
     return utterances, left_out
 
 
@@ -138,18 +132,7 @@ def _train(
     num_blocks: int,
     seed: int,
 ) -> Recognizer:
-    columns = (
-        TextColumn("recognizer"),
-        BarColumn(),
-        TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, refresh_per_second=1) as progress:
-        task = progress.add_task("", total=1.0, step=0, loss=float("nan"))
-
-        def report(now: TrainingProgress) -> None:
-            progress.update(task, completed=now.fraction, step=now.step, loss=now.loss)
-
+    with training_bar("recognizer") as report:
         return train(
             utterances,
             max_steps=max_steps,
@@ -162,14 +145,5 @@ def _train(
         )
 
 
-def _print_floor(console: Console, floor: dict[str, Any]) -> None:
-    table = Table(title="The recognizer's error on real clips (its floor)", title_justify="left")
-    for column in ("split", "clips", "error", "95 % interval", "n"):
-        table.add_column(column, justify="left" if column in ("split", "clips") else "right")
-    for split in ("validation", "test"):
-        for name, fields in floor[split].items():
-            score = Score(**fields)
-            if score.mean is not None and score.low is not None and score.high is not None:
-                interval = f"{score.low:.1%} to {score.high:.1%}"
-                table.add_row(split, name, f"{score.mean:.1%}", interval, str(score.num_clips))
-    console.print(table)
+def _print_floor(console: Console, floor: Mapping[str, Any]) -> None:
+    print_floor(console, floor, title="The recognizer's error on real clips (its floor)", rows="clips", value="error")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from hh_train.data.footage.files import FootageFile, find_footage
 from hh_train.data.media.files import MediaReader
-from hh_train.metrics.clip_metric import Score
 from hh_train.metrics.faces.crops import mouth_crops
 from hh_train.metrics.faces.track import FaceFinder
 from hh_train.metrics.measurer import Sample
@@ -25,16 +19,22 @@ from hh_train.metrics.sync.expert_training import (
     KnownShifts,
     MatchedSound,
     MouthClip,
-    TrainingProgress,
     calibrate,
     train,
 )
 from hh_train.metrics.sync.lip_sync import why_undefined
+from hh_train.stages.judge_folder import (
+    HELD_OUT,
+    SPLITS,
+    first_reasons,
+    kept_floor,
+    print_floor,
+    print_usable,
+    reading_bar,
+    training_bar,
+    write_judge,
+)
 
-FLOOR_FILE = "floor.json"
-_SPLITS = ("train", "validation", "test")
-_HELD_OUT = ("validation", "test")
-_NUM_LISTED = 10
 _LEAST_TO_CALIBRATE = 20
 
 
@@ -71,33 +71,27 @@ def run(
     """
     folder = Path(output)
     console = Console()
-    if (folder / FLOOR_FILE).is_file():
-        console.print(f"{folder} is finished and kept; delete it to train again", markup=False, soft_wrap=True)
-        _print_floor(console, json.loads((folder / FLOOR_FILE).read_text(encoding="utf-8")))
+    if (floor := kept_floor(folder, console)) is not None:
+        _print_floor(console, floor)
         return folder
     files = find_footage(footage)
-    splits = {split: _read_split(files, split, faces, side, num_frames, console) for split in _SPLITS}
+    splits = {split: _read_split(files, split, faces, side, num_frames, console) for split in SPLITS}
     training, dropped = splits["train"]
     if len(training) < 2:
-        listed = "; ".join(f"{key}: {reason}" for key, reason in list(dropped.items())[:3])
         raise ValueError(
-            f"{len(training)} training clips of {footage} have a talking mouth and sound ({listed}); wanted two or more"
+            f"{len(training)} training clips of {footage} have a talking mouth and sound "
+            f"({first_reasons(dropped)}); wanted two or more"
         )
     expert = _train(
         training, max_steps, max_seconds, batch_size=batch_size, num_frames=num_frames, width=width, seed=seed
     )
     enough = len(splits["validation"][0]) >= _LEAST_TO_CALIBRATE
     calibrate(expert, splits["validation"][0] if enough else training)
-    floor: dict[str, Any] = {"fingerprint": expert.fingerprint(), "num_training_clips": len(training)}
-    for split in _HELD_OUT:
+    floor = {"fingerprint": expert.fingerprint(), "num_training_clips": len(training)}
+    for split in HELD_OUT:
         floor[split] = measure_floor(expert, splits[split][0], seed=seed)
     floor["left_out"] = {split: reasons for split, (_, reasons) in splits.items()}
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    expert.save(unfinished)
-    (unfinished / FLOOR_FILE).write_text(json.dumps(floor, indent=1, ensure_ascii=False), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
+    write_judge(folder, expert.save, floor)
     _print_floor(console, floor)
     return folder
 
@@ -120,17 +114,16 @@ def _read_split(
     chosen = [file for file in files if file.split == split]
     mouths: list[MouthClip] = []
     left_out: dict[str, str] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with reading_bar(console) as progress:
         reader = MediaReader(samples_per_second=SAMPLES_PER_SECOND)
         for file in progress.track(chosen, description=f"read {split}"):
             try:
                 mouths.append(_mouth_clip(file, reader, faces, side, num_frames))
             except ValueError as error:
                 left_out[file.key] = str(error)
-    console.print(f"{split}: {len(mouths)} of {len(chosen)} clips have a talking mouth and sound")
-    for key, reason in list(left_out.items())[:_NUM_LISTED]:
-        console.print(f"  left out {key}: {reason}", markup=False, soft_wrap=True)
+    print_usable(
+        console, split, used=len(mouths), chosen=len(chosen), having="a talking mouth and sound", left_out=left_out
+    )
     return mouths, left_out
 
 
@@ -159,18 +152,7 @@ def _train(
     width: int,
     seed: int,
 ) -> SyncExpert:
-    columns = (
-        TextColumn("sync expert"),
-        BarColumn(),
-        TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, refresh_per_second=1) as progress:
-        task = progress.add_task("", total=1.0, step=0, loss=float("nan"))
-
-        def report(now: TrainingProgress) -> None:
-            progress.update(task, completed=now.fraction, step=now.step, loss=now.loss)
-
+    with training_bar("sync expert") as report:
         return train(
             clips,
             max_steps=max_steps,
@@ -183,15 +165,11 @@ def _train(
         )
 
 
-def _print_floor(console: Console, floor: dict[str, Any]) -> None:
-    table = Table(title="Known shifts of real clips, as the sync expert finds them (its floor)", title_justify="left")
-    for column in ("split", "quantity", "value", "95 % interval", "n"):
-        table.add_column(column, justify="left" if column in ("split", "quantity") else "right")
-    for split in _HELD_OUT:
-        for name, fields in floor[split].items():
-            score = Score(**fields)
-            if score.mean is not None and score.low is not None and score.high is not None:
-                form = "{:.2f}" if name.endswith("frames") else "{:.1%}"
-                interval = f"{form.format(score.low)} to {form.format(score.high)}"
-                table.add_row(split, name.replace("_", " "), form.format(score.mean), interval, str(score.num_clips))
-    console.print(table)
+def _print_floor(console: Console, floor: Mapping[str, Any]) -> None:
+    print_floor(
+        console,
+        floor,
+        title="Known shifts of real clips, as the sync expert finds them (its floor)",
+        rows="quantity",
+        value="value",
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hh_train.metrics.clip_metric import ClipMetric
+from hh_train.metrics.one_cycle import TrainingProgress, train_one_cycle
 from hh_train.metrics.sound.tracks import SAMPLES_PER_SECOND
-from hh_train.metrics.speech.recognizer_training import one_cycle
 from hh_train.metrics.sync.embedding_distance import embedding_sync
 from hh_train.metrics.sync.expert import (
     FRAMES_PER_SECOND,
@@ -42,18 +41,6 @@ class MouthClip:
     """Gray, at 25 frames a second."""
     waveform: Float[Tensor, " S"]
     """Mono, 16 kHz."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingProgress:
-    """What the training tells after each step."""
-
-    step: int
-    fraction: float
-    """Of the step or time budget, whichever is further."""
-    loss: float
-    """Negative log likelihood of the true shift, smoothed."""
-    seconds: float
 
 
 def train(
@@ -83,7 +70,6 @@ def train(
         ValueError: with fewer than two clips, clips of different crops, or a clip shorter than `num_frames`.
     """
     side = _common_side(clips, num_frames)
-    started = time.monotonic()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         expert = SyncExpert(config=SyncExpertConfig(side=side, width=width))
@@ -91,27 +77,22 @@ def train(
         seen = [normalize_crops(clip.crops) for clip in clips]
         heard = [expert.features(clip.waveform, clip.crops.shape[0]) for clip in clips]
         log_scale = nn.Parameter(torch.tensor(math.log(8.0)))
-        optimizer = torch.optim.AdamW([*expert.parameters(), log_scale], lr=0.0, betas=(0.9, 0.98), weight_decay=0.02)
-        expert.train()
-        smoothed, fraction, step = math.nan, 0.0, 0
-        while fraction < 1:
-            for group in optimizer.param_groups:
-                group["lr"] = peak_learning_rate * one_cycle(fraction)
+
+        def next_loss() -> Tensor:
             chosen = torch.randperm(len(clips), generator=generator)[:batch_size].tolist()
             pictures, sounds = _stretches([(seen[i], heard[i]) for i in chosen], num_frames, generator)
-            loss = contrastive_loss(expert.embed_video(pictures), expert.embed_audio(sounds), log_scale.exp())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
-            optimizer.step()
-            value = float(loss.detach())
-            smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
-            step += 1
-            seconds = time.monotonic() - started
-            fraction = max(step / max_steps, seconds / max_seconds if max_seconds else 0.0)
-            if report:
-                report(TrainingProgress(step=step, fraction=min(fraction, 1.0), loss=smoothed, seconds=seconds))
-    return expert.eval()
+            return contrastive_loss(expert.embed_video(pictures), expert.embed_audio(sounds), log_scale.exp())
+
+        train_one_cycle(
+            expert,
+            next_loss,
+            beside=[log_scale],
+            peak_learning_rate=peak_learning_rate,
+            max_steps=max_steps,
+            max_seconds=max_seconds,
+            report=report,
+        )
+    return expert
 
 
 def contrastive_loss(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from hh_train.metrics.speech.recognizer import Recognizer
-from hh_train.metrics.speech.recognizer_training import Utterance, one_cycle, train
+from hh_train.metrics.speech.recognizer_training import Utterance, train
 from hh_train.metrics.speech.wer import SpeechErrorRate
 
 MakeUtterances = Callable[[int, int], list[Utterance]]
@@ -46,13 +46,6 @@ def test_the_time_budget_ends_the_cycle(make_utterances: MakeUtterances) -> None
         report=lambda now: fractions.append(now.fraction),
     )
     assert fractions[-1] == 1.0 and len(fractions) < 1000
-
-
-def test_the_learning_rate_rises_and_falls_to_zero() -> None:
-    rates = [one_cycle(i / 100) for i in range(101)]
-    assert max(rates) == rates[20] == 1.0
-    assert rates[0] < 0.1 and rates[100] == pytest.approx(0.0)
-    assert rates[:21] == sorted(rates[:21]) and rates[20:] == sorted(rates[20:], reverse=True)
 
 
 def test_no_words_are_an_error() -> None:
