@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,23 @@ def test_every_stage_it_calls_exists() -> None:
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
 def test_every_command_composes(command: str) -> None:
-    stage, *overrides = in_one_form(command.split())
-    assert "_target_" in compose_config(stage, overrides)
+    stage, *overrides = in_one_form(shlex.split(command))
+    is_sweep = "-m" in overrides
+    choices = [values_of(override, stage) if is_sweep else [override] for override in overrides if override != "-m"]
+    for job in product(*choices):
+        assert "_target_" in compose_config(stage, list(job))
+
+
+def values_of(override: str, stage: str) -> list[str]:
+    """One override for each value of a sweep: of a list with commas, or of files that match."""
+    key, _, value = override.partition("=")
+    pattern = re.fullmatch(r"glob\((.+)\)", value)
+    if pattern is None:
+        return [f"{key}={one}" for one in value.split(",")]
+    group = ROOT / "configs" / key.removeprefix("+")
+    found = sorted(path.stem for path in group.glob(f"{pattern[1]}.yaml"))
+    assert found, f"{override} of {stage} matches no file of {group}"
+    return [f"{key}={name}" for name in found]
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"bash (scripts/[a-z_]+\.sh)|\]\(([^)#:]+)\)", README))))
