@@ -43,8 +43,10 @@ def unpatchify(
     return cut.permute(3, 0, 4, 1, 5, 2, 6).reshape(channels, time * pt, height * ph, width * pw)
 
 
-def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedBatch:
+def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int], are_known_finite: bool = False) -> PackedBatch:
     """Packs clips in the given order, in their own dtype and on their device.
+
+    With `are_known_finite` the values are not looked at.
 
     Raises ValueError, naming the clip, for a clip without tokens to generate, without text, with a latent that the
     patch does not divide or with values that are not finite, with given frames that it does not have or that the patch
@@ -81,7 +83,7 @@ def pack(clips: Sequence[LatentClip], *, patch: tuple[int, int, int]) -> PackedB
         layouts=layouts,
         keys=tuple(clip.key for clip in clips),
     )
-    if not all(_is_finite(tokens) for tokens in (batch.video, batch.audio, batch.text)):
+    if not are_known_finite and not all(_is_finite(tokens) for tokens in (batch.video, batch.audio, batch.text)):
         key, name = next((clip.key, name) for clip in clips if (name := not_finite(clip)) is not None)
         raise ValueError(f"clip {key!r}: its {name} latent holds NaN or infinite values; tokenize it again")
     return batch

@@ -127,6 +127,8 @@ class ShardReader:
             clip = latents_from_bytes(sample.key, payload)
         except ValueError as error:
             raise UnreadableClipError(str(error)) from error
+        if sample.checksum is not None:
+            return clip  # as it was written, and recorded
         found = sample_record(clip)
         if (found.video, found.audio, found.text) != (sample.video, sample.audio, sample.text):
             raise UnreadableClipError("its latents have other shapes than were recorded")
@@ -298,8 +300,9 @@ class ClipReader:
         """The clips that can be packed, if there are any; the others are added to `skipped`."""
         clips = [clip for clip in found if isinstance(clip, LatentClip)]
         skipped += [clip for clip in found if isinstance(clip, SkippedClip)]
+        are_known_finite = all(clip.sample.checksum is not None for clip in planned)  # since nothing else is written
         try:
-            return pack(clips, patch=self.patch) if clips else None
+            return pack(clips, patch=self.patch, are_known_finite=are_known_finite) if clips else None
         except ValueError:
             shards = {clip.sample.key: clip.shard for clip in planned}
             faults = {clip.key: name for clip in clips if (name := not_finite(clip)) is not None}

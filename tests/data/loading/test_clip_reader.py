@@ -69,7 +69,7 @@ def test_what_is_not_as_recorded_is_told(tmp_path: Path) -> None:
     samples = write(tmp_path)
     reader = shard_reader(tmp_path)
     with pytest.raises(UnreadableClipError, match="other shapes"):
-        reader.latents(SHARD, replace(samples[1], audio=6))
+        reader.latents(SHARD, replace(samples[1], audio=6, checksum=None))
     with pytest.raises(UnreadableClipError, match="no latents"):
         reader.latents(SHARD, replace(samples[1], offset=0, checksum=None))
     with pytest.raises(UnreadableClipError, match="ends too early"):
