@@ -1,0 +1,304 @@
+"""Adapter files: safetensors in three key styles, with a record of what they are and what they belong to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hh_train.model.config import ModelConfig
+from hh_train.model.lora.attach import AdapterSet
+from hh_train.model.lora.fingerprint import base_fingerprint
+from hh_train.model.lora.keys import KEY_STYLES, KeyStyle, parse, styled
+from hh_train.model.lora.matrices import (
+    MatrixChange,
+    PairWeights,
+    attach_weights,
+    matrix_changes,
+    split_changes,
+    whole_matrix_cells,
+)
+from hh_train.model.lora.targets import Cell, RankScale, linear_name, matrix_shape
+from hh_train.model.transformer import SandwichTransformer
+from hh_train.runtime.distributed import barrier, is_rank_zero
+
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+RECORD_KEY, CELLS_KEY = "hh_train.adapter", "hh_train.cells"
+MAX_FAULTS = 8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRecord:
+    """What an adapter file says of itself, in the file's metadata.
+
+    Args:
+        base: fingerprint of the model that it changes.
+        trigger_word: that was in the captions.
+        config: of the training.
+        scores: of the evaluation, by measure.
+    """
+
+    base: str | None = None
+    trigger_word: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFile:
+    """A file that was read: `style` is that of its keys; `record` is empty for one of another tool."""
+
+    path: Path
+    style: str
+    record: AdapterRecord
+    weights: Mapping[Cell, PairWeights]
+
+
+def write_adapter(
+    model: SandwichTransformer,
+    adapters: AdapterSet,
+    path: str | Path,
+    *,
+    style: KeyStyle = "comfyui",
+    record: AdapterRecord | None = None,
+    bfloat16: bool = False,
+) -> Path:
+    """Writes an adapter of the model, or an average of one, whole or not at all, and returns the path.
+
+    `peft` makes a folder, with the configuration that peft reads; the others make one .safetensors file. Every process
+    of a sharded model must call it; rank zero writes.
+
+    Raises ValueError for an unknown style and a path that does not go with it.
+    """
+    path = Path(path)
+    if style not in KEY_STYLES:
+        raise ValueError(f"got the key style {style!r}, wanted one of {', '.join(KEY_STYLES)}")
+    if (path.suffix == ".safetensors") == (style == "peft"):
+        wanted = "a folder" if style == "peft" else "a file that ends in .safetensors"
+        raise ValueError(f"got the path {path} for the style {style}, wanted {wanted}")
+    changes = matrix_changes(model, adapters)
+    if is_rank_zero():
+        tensors = styled(changes, style, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+        metadata = _metadata(record or AdapterRecord(), adapters.cells)
+        file = path / PEFT_WEIGHTS if style == "peft" else path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(file.name + ".unfinished")
+        save_file(tensors, unfinished, metadata)
+        unfinished.rename(file)
+        if style == "peft":
+            (path / PEFT_CONFIG).write_text(json.dumps(_peft_config(changes, adapters.decomposed), indent=2) + "\n")
+    barrier()
+    return path
+
+
+def read_adapter(path: str | Path, config: ModelConfig) -> AdapterFile:
+    """Reads a file, or a folder of peft's, whatever the style of its keys.
+
+    Without a record of parts and experts, as in files of other tools, each expert of a matrix gets its rows of the
+    change, which is the same change.
+
+    Raises:
+        ValueError: for what is no adapter file, keys of another model or tool, shapes of another architecture and ranks
+            over the matrix. Every fault is told.
+    """
+    path = Path(path)
+    file = path / PEFT_WEIGHTS if path.is_dir() else path
+    tensors, metadata = _read(file)
+    parsed = parse(tensors, source=str(path))
+    alphas = _PeftAlphas.beside(file)
+    layout = _cells(metadata.get(CELLS_KEY), file)
+    changes, faults = {}, []
+    for (layer, matrix), found in parsed.matrices.items():
+        linear = linear_name(layer, matrix)
+        if layer >= config.num_layers:
+            faults.append(f"{linear}: the model has {config.num_layers} layers")
+            continue
+        shapes = _shape_faults(found, layer, matrix, config, any_rank=layout is not None)
+        faults += [f"{linear}: {fault}" for fault in shapes]
+        if not shapes:
+            changes[layer, matrix] = _change(found, alphas.of(linear, found["down"].shape[0]))
+    if faults:
+        more = [f"and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
+        listed = "\n  ".join(faults[:MAX_FAULTS] + more)
+        raise ValueError(f"{path} does not fit the model; it is of a base of another size:\n  {listed}")
+    if layout is not None:
+        named = {linear_name(*place): change for place, change in changes.items()}
+        weights = split_changes(named, layout, config)
+    else:
+        weights = {
+            cell: pair
+            for (layer, matrix), change in changes.items()
+            for cell, pair in whole_matrix_cells(layer, matrix, change, config).items()
+        }
+    return AdapterFile(path=path, style=parsed.style, record=_record(metadata), weights=weights)
+
+
+def attach_file(
+    model: SandwichTransformer,
+    name: str,
+    path: str | Path,
+    *,
+    base: str | None = None,
+    allow_other_base: bool = False,
+) -> AdapterFile:
+    """Reads an adapter file and builds it into the model.
+
+    Args:
+        name: of the adapter in the model.
+        base: fingerprint of the model; by default it is taken from its weights, where they can be read.
+        allow_other_base: apply it to a model that it was not trained on, like a student of its base.
+
+    Raises ValueError for a wrong base, and as `read_adapter` and `attach_adapter`.
+    """
+    found = read_adapter(path, model.config)
+    if found.record.base is not None and not allow_other_base:
+        _require_base(found.record.base, base, model, found.path)
+    attach_weights(model, name, found.weights)
+    return found
+
+
+def _require_base(trained_on: str, base: str | None, model: SandwichTransformer, path: Path) -> None:
+    if base is None:
+        try:
+            base = base_fingerprint(model)
+        except ValueError as error:
+            log.warning("%s was trained on base %s, which is not compared: %s", path, trained_on, error)
+            return
+    if base != trained_on:
+        raise ValueError(
+            f"{path} was trained on another base: on {trained_on}, and this model is {base}. Load that base, or set "
+            "allow_other_base=true if this model comes from it and you want the adapter on it all the same"
+        )
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not file.is_file():
+        raise ValueError(f"there is no adapter file {file}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
+            return tensors, dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file, or only a part of one: {error}") from error
+
+
+def _change(found: Mapping[str, Tensor], peft_alpha: float) -> MatrixChange:
+    magnitude, gained = found.get("magnitude"), found.get("gained")
+    return MatrixChange(
+        down=found["down"].float(),
+        up=found["up"].float(),
+        alpha=float(found["alpha"]) if "alpha" in found else peft_alpha,
+        magnitude=None if magnitude is None else magnitude.float().flatten(),
+        gained=None if gained is None else gained.float().flatten(),
+    )
+
+
+def _shape_faults(
+    found: Mapping[str, Tensor], layer: int, matrix: str, config: ModelConfig, *, any_rank: bool
+) -> list[str]:
+    shape = matrix_shape(config, layer, matrix)
+    down, up = tuple(found["down"].shape), tuple(found["up"].shape)
+    total = shape.num_experts * shape.rows
+    if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
+        return [f"factors of {down} and {up} are no pair"]
+    faults = []
+    if down[1] != shape.columns or up[0] not in (shape.rows, total):
+        faults.append(f"changes a matrix of {up[0]} x {down[1]}, the model's is {total} x {shape.columns}")
+    elif down[0] > min(up[0], down[1]) and not any_rank:
+        faults.append(f"its rank {down[0]} is over that of the matrix of {up[0]} x {down[1]}")
+    for role in ("magnitude", "gained"):
+        if role in found and found[role].numel() != up[0]:
+            faults.append(f"has {found[role].numel()} lengths of {up[0]} rows")
+    return faults
+
+
+def _metadata(record: AdapterRecord, cells: Mapping[Cell, RankScale]) -> dict[str, str]:
+    """Also in the fields that other tools show."""
+    ranks = Counter(scale.rank for scale in cells.values())
+    alphas = Counter(scale.alpha for scale in cells.values())
+    rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
+    metadata = {
+        "format": "pt",
+        RECORD_KEY: json.dumps({**asdict(record), "rank": rank, "alpha": alpha}, sort_keys=True),
+        CELLS_KEY: json.dumps({cell.address: [scale.rank, scale.alpha] for cell, scale in cells.items()}),
+        "modelspec.architecture": "magihuman/lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
+    }
+    if record.trigger_word is not None:
+        metadata["modelspec.trigger_phrase"] = record.trigger_word
+    if record.base is not None:
+        metadata["hh_train.base"] = record.base
+    return metadata
+
+
+def _record(metadata: Mapping[str, str]) -> AdapterRecord:
+    if RECORD_KEY not in metadata:
+        return AdapterRecord(trigger_word=metadata.get("modelspec.trigger_phrase"))
+    stored = json.loads(metadata[RECORD_KEY])
+    return AdapterRecord(**{name: stored[name] for name in ("base", "trigger_word", "config", "scores")})
+
+
+def _cells(stored: str | None, file: Path) -> dict[Cell, RankScale] | None:
+    if stored is None:
+        return None
+    try:
+        return {
+            Cell.parse(address): RankScale(int(rank), float(alpha))
+            for address, (rank, alpha) in json.loads(stored).items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: its metadata {CELLS_KEY} cannot be read: {error}") from error
+
+
+def _peft_config(changes: Mapping[str, MatrixChange], decomposed: bool) -> dict[str, Any]:
+    """What peft's LoraConfig reads; every matrix by its whole name."""
+    rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
+    alpha = Counter(change.alpha for change in changes.values()).most_common(1)[0][0]
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {linear: change.rank for linear, change in changes.items() if change.rank != rank},
+        "alpha_pattern": {linear: change.alpha for linear, change in changes.items() if change.alpha != alpha},
+        "target_modules": list(changes),
+        "use_dora": decomposed,
+        "use_rslora": False,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+
+
+@dataclass(frozen=True)
+class _PeftAlphas:
+    """Scales from peft's configuration. Without one, changes count as they are: alpha is the rank."""
+
+    config: Mapping[str, Any] | None
+
+    @classmethod
+    def beside(cls, file: Path) -> _PeftAlphas:
+        config = file.with_name(PEFT_CONFIG)
+        return cls(json.loads(config.read_text()) if file.name == PEFT_WEIGHTS and config.is_file() else None)
+
+    def of(self, linear: str, rank: int) -> float:
+        if self.config is None:
+            return float(rank)
+        patterns: Mapping[str, float] = self.config.get("alpha_pattern") or {}
+        own = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", linear)), None)
+        alpha = float(self.config.get("lora_alpha", rank) if own is None else own)
+        return alpha * rank**0.5 if self.config.get("use_rslora") else alpha
