@@ -99,7 +99,11 @@ def plan_record(plan: Plan, columns: Mapping[ActivationCheckpointing, Plan], cha
     forward = float(forward_flops(config, [layout]))
     return {
         "kind": plan.workload.kind,
-        "parameters": {**asdict(counts), "total": counts.total},
+        "parameters": {**asdict(counts), "total": counts.total, "trained": plan.workload.trained_parameters},
+        "frozen": {
+            "format": plan.workload.frozen.name if plan.workload.keeps_frozen else None,
+            "offloaded_bytes": plan.workload.offloaded_bytes,
+        },
         "clip": {
             "video_grid": list(layout.video),
             "video_tokens": layout.num_video,
@@ -142,6 +146,9 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"Attention: {record['attention']}. Layers are taken as not compiled; compiled ones keep less.", soft_wrap=True
     )
+    if record["frozen"]["offloaded_bytes"]:
+        offloaded = record["frozen"]["offloaded_bytes"] / GIB
+        console.print(f"In the CPU's memory: {offloaded:,.2f} GiB of frozen weights.", soft_wrap=True)
     devices, kind = record["devices"], record["activation_checkpointing"]
     peak, usable = record["bytes_per_device"][kind]["peak"] / GIB, devices["usable_bytes"] / GIB
     fits = record["fits"][kind]
@@ -172,6 +179,7 @@ def _parameters(record: Mapping[str, Any]) -> Table:
         "final": "output",
         "total": "total",
         "active_in_layers": "active per token in the layers",
+        "trained": "trained, of each network",
     }
     for key, name in names.items():
         table.add_row(name, f"{record['parameters'][key]:,}")
@@ -210,6 +218,7 @@ def _time(record: Mapping[str, Any]) -> Table:
     clips = devices["count"] * devices["clips_per_device"]
     what = {
         "pretrain": "optimizer step",
+        "finetune": "optimizer step",
         "distill": "critic step with its share of student steps",
         "inference": "sample",
     }[record["kind"]]

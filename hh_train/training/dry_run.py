@@ -188,6 +188,6 @@ def _drop_gradients_layer_by_layer(network: SandwichTransformer) -> None:
         latest.append(parameter)
 
     for layer in network.layers:
-        own = set(layer.parameters())
+        own = {parameter for parameter in layer.parameters() if parameter.requires_grad}
         for parameter in own:
             parameter.register_post_accumulate_grad_hook(partial(drop_earlier, own))

@@ -23,9 +23,11 @@ class GatheredBytes:
 
     Args:
         layers: bytes of each layer's weights, in order.
+        gradients: bytes of each layer's gradients; None when there are as many.
     """
 
     layers: Sequence[int]
+    gradients: Sequence[int] | None = None
 
     @property
     def forward(self) -> int:
@@ -37,13 +39,16 @@ class GatheredBytes:
         """A layer, the one before, and the buffer that the next one's gradients are reduced in. Its own gradients come
         while its activations go.
         """
-        windows = zip((0, *self.layers), self.layers, (*self.layers[1:], 0), strict=False)
+        following = (*(self.layers if self.gradients is None else self.gradients)[1:], 0)
+        windows = zip((0, *self.layers), self.layers, following, strict=False)
         return max((sum(window) for window in windows), default=0)
 
     @property
     def after_backward(self) -> int:
         """A layer, its gradients, their buffer, and the layer before: its activations are gone by then."""
-        return max((before + 3 * own for before, own in pairwise((0, *self.layers))), default=0)
+        gradients = self.layers if self.gradients is None else self.gradients
+        windows = zip((0, *self.layers), self.layers, gradients, strict=False)
+        return max((before + own + 2 * gradient for before, own, gradient in windows), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +80,25 @@ class MemoryModel:
     def device_bytes(
         self, clips: Sequence[ClipLayout], *, strategy: Strategy, num_devices: int, kind: ActivationCheckpointing
     ) -> DeviceBytes:
-        """With these clips on each device. Gradients of the last step last until the next backward pass."""
+        """With these clips on each device. Gradients of the last step last until the next backward pass.
+
+        Raises ValueError for sharded adapters of distill and sharded offloaded weights, which there are none of.
+        """
+        if strategy == "fsdp" and num_devices > 1:
+            if self.workload.adapter_rank is not None:
+                raise ValueError("adapters on a shared teacher are not sharded: plan with strategy=ddp")
+            if self.workload.offload:
+                raise ValueError("offloaded weights are not sharded: plan with strategy=ddp, or without offload")
         workload, layouts = self.workload, tuple(clips)
         num_shards = num_devices if strategy == "fsdp" else 1
         state = workload.state_bytes().shared_by(num_shards)
-        gathered = GatheredBytes(layers=workload.layer_bytes() if num_shards > 1 else ())
+        is_gathered = num_shards > 1
+        gathered = GatheredBytes(
+            layers=workload.layer_bytes() if is_gathered else (),
+            gradients=workload.layer_gradient_bytes() if is_gathered else (),
+        )
         if workload.kind == "inference":
-            peak = state.total + self._evaluation(layouts) + gathered.forward
+            peak = state.total + self._evaluation(layouts) + gathered.forward + workload.fetched_bytes
             return DeviceBytes(state=state, communication=float(gathered.forward), activations=0.0, peak=peak)
         passes = self._training(layouts, kind, num_shards)
         buckets = state.gradients if strategy == "ddp" and num_devices > 1 else 0.0
@@ -94,7 +111,10 @@ class MemoryModel:
             state=state,
             communication=buckets + max(gathered.in_backward, gathered.after_backward),
             activations=float(passes.kept),
-            peak=state.total + buckets + max(held + gathered.forward, backward - own_gradients),
+            peak=state.total
+            + buckets
+            + workload.fetched_bytes
+            + max(held + gathered.forward, backward - own_gradients),
         )
 
     @property
@@ -124,11 +144,15 @@ def _training_pass(
 ) -> PassBytes:
     attention = MemoryModel(workload=workload, on_cpu=on_cpu).attention
     return training_pass(
-        workload.model, layouts, keeps_gradients=keeps_gradients, attention=attention, activation_checkpointing=kind
+        workload.trained_model,
+        layouts,
+        keeps_gradients=keeps_gradients,
+        attention=attention,
+        activation_checkpointing=kind,
     )
 
 
 @lru_cache(maxsize=64)
 def _evaluation_peak(workload: Workload, layouts: tuple[ClipLayout, ...], on_cpu: bool) -> int:
     attention = MemoryModel(workload=workload, on_cpu=on_cpu).attention
-    return evaluation_peak(workload.model, layouts, attention=attention)
+    return evaluation_peak(workload.frozen_model, layouts, attention=attention)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any
 
+from hh_train.model.quantized.formats import Float8Format, Int8Format, NF4Format, PlainFormat, WeightFormat
 from hh_train.model.recompute import ActivationCheckpointing
 from hh_train.training.memory import DeviceBytes, MemoryModel, Strategy
 from hh_train.training.workload import Accelerator, Workload
@@ -15,6 +16,12 @@ from hh_train.types import ClipLayout
 CHECKPOINTING: tuple[ActivationCheckpointing, ...] = ("none", "selective", "full")
 """From the fastest to the smallest."""
 LARGEST_CLUSTER = 4096
+FORMATS: Mapping[str, WeightFormat] = {
+    one.name: one for one in (PlainFormat(dtype="float32"), PlainFormat(), Float8Format(), Int8Format(), NF4Format())
+}
+"""By the names of the files in configs/quantization, from the largest to the smallest."""
+_ROWS, _COLUMNS = 1024, 4096
+"""Of a matrix by which formats are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +77,34 @@ class Plan:
     def _choices(self) -> dict[str, list[Any]]:
         """What each setting could be instead, the smallest change first."""
         smaller = CHECKPOINTING[CHECKPOINTING.index(self.kind) + 1 :] if self.workload.num_trained else ()
+        workload = self.workload
+        is_sharded = workload.num_trained > 0 and workload.adapter_rank is None and not workload.offload
         doublings = [self.num_gpus * 2**i for i in range(1, 13) if self.num_gpus * 2**i <= LARGEST_CLUSTER]
         choices: dict[str, list[Any]] = {
             "module.model.activation_checkpointing": list(smaller),
             "clips_per_gpu": sorted({self.clips_per_gpu // 2, 1} - {self.clips_per_gpu, 0}, reverse=True),
-            "strategy": ["fsdp"] if self.strategy == "ddp" and self.workload.num_trained else [],
-            "num_gpus": doublings if self.workload.num_trained else [],
-            "module.frozen_dtype": ["bfloat16"] if self.workload.kind == "inference" else [],
+            "strategy": ["fsdp"] if self.strategy == "ddp" and is_sharded else [],
+            "num_gpus": doublings if is_sharded else [],
+            "quantization": self._smaller_formats(),
+            "module.offload": [True] if self._may_offload else [],
+            "module.moments": ["8bit"] if workload.num_trained and workload.moments == "float32" else [],
         }
         return {name: values for name, values in choices.items() if values}
+
+    def _smaller_formats(self) -> list[str]:
+        """Names of the formats, in configs/quantization, that take fewer bytes than the frozen weights' own."""
+        workload = self.workload
+        if workload.adapters is not None:
+            possible = list(FORMATS)
+        else:
+            possible = ["bfloat16"] if workload.kind == "inference" or workload.is_adapted else []
+        own = workload.frozen.num_bytes(_ROWS, _COLUMNS)
+        return [name for name in possible if FORMATS[name].num_bytes(_ROWS, _COLUMNS) < own]
+
+    @property
+    def _may_offload(self) -> bool:
+        is_sharded = self.strategy == "fsdp" and self.num_gpus > 1
+        return self.workload.adapters is not None and not (self.workload.offload or self.gpu.is_cpu or is_sharded)
 
     @staticmethod
     def _settings(choices: Mapping[str, list[Any]], names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -86,10 +112,12 @@ class Plan:
             yield dict(zip(names, values, strict=True))
 
     def _fits_with(self, settings: Mapping[str, Any]) -> bool:
-        frozen_dtype = settings.get("module.frozen_dtype", self.workload.frozen_dtype)
-        workload = self.workload
-        if frozen_dtype != workload.frozen_dtype:
-            workload = replace(workload, frozen_dtype=frozen_dtype)
+        name = settings.get("quantization")
+        workload = self.workload.changed(
+            frozen=self.workload.frozen if name is None else FORMATS[name],
+            offload=settings.get("module.offload", self.workload.offload),
+            moments=settings.get("module.moments", self.workload.moments),
+        )
         changed = replace(
             self,
             workload=workload,
@@ -98,4 +126,5 @@ class Plan:
             strategy=settings.get("strategy", self.strategy),
             num_gpus=settings.get("num_gpus", self.num_gpus),
         )
-        return changed.fits
+        is_refused = changed.workload.offload and changed.strategy == "fsdp" and changed.num_gpus > 1
+        return not is_refused and changed.fits

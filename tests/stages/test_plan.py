@@ -10,6 +10,7 @@ import pytest
 
 from hh_train.runtime.composition import compose_config
 from hh_train.runtime.config import config_faults, instantiate
+from hh_train.training.memory import MemoryModel
 
 GB = 1e9
 
@@ -86,3 +87,42 @@ def test_other_uses_of_the_model(kind: str) -> None:
 def test_bad_numbers_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "memory_gib", "frozen_gb"),
+    [
+        ((), 80, 30.64),
+        (("quantization=nf4",), 24, 30.56 * 4.131 / 16 + 0.086),
+        (("module.offload=true",), 24, 0.086),
+    ],
+    ids=["bf16", "nf4", "offloaded"],
+)
+def test_a_lora_of_the_released_model_fits_on_one_gpu(
+    overrides: tuple[str, ...], memory_gib: int, frozen_gb: float
+) -> None:
+    """Frozen weights in bf16, in 4 bits, or in the CPU's memory; layers recomputed."""
+    config = compose_config("plan", ["experiment=plan/lora_15b", *overrides])
+    assert not config_faults(config)
+    workload, clip = instantiate(config.module), instantiate(config.clip)
+    device = MemoryModel(workload=workload).device_bytes(
+        [clip.layout(workload.config.patch)], strategy=config.strategy, num_devices=config.num_gpus, kind="full"
+    )
+    assert 0.3 * memory_gib * 2**30 < device.peak < config.usable_share * memory_gib * 2**30
+    assert device.state.frozen / GB == pytest.approx(frozen_gb, rel=0.005)
+    assert workload.trained_parameters > 100e6
+
+
+def test_a_lora_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a small model: what would make it fit, and what lies in the CPU's memory."""
+    small = ("experiment=plan/lora_15b", "model=cpu", "gpu=rtx4090", "clip.size=[64,64]", "clip.seconds=2")
+    fitting = plan(*small, "module.offload=true")
+    assert fitting["frozen"] == {"format": "bfloat16", "offloaded_bytes": fitting["frozen"]["offloaded_bytes"]}
+    assert fitting["frozen"]["offloaded_bytes"] > 1e6
+    assert "GiB of frozen weights" in capsys.readouterr().out
+    peaks = [plan(*small, f"quantization={name}")["bytes_per_device"]["full"]["peak"] for name in ("bfloat16", "nf4")]
+    between = (peaks[0] + peaks[1]) / 2 / 2**30
+    tight = plan(*small, f"gpu.memory_gib={between}", "usable_share=1.0", "+module.model.activation_checkpointing=full")
+    assert not tight["fits"]["full"]
+    assert any(change.startswith("quantization=") for change in tight["changes"])
+    assert "module.offload=True" in tight["changes"]

@@ -8,8 +8,12 @@ from functools import partial
 import pytest
 
 from hh_train.model.config import ModelConfig
+from hh_train.model.lora.targets import AdapterRecipe
+from hh_train.model.quantized.formats import Float8Format
 from hh_train.model.transformer import SandwichTransformer
-from hh_train.training.plan import Plan
+from hh_train.runtime.composition import compose_config
+from hh_train.runtime.config import instantiate
+from hh_train.training.plan import FORMATS, Plan
 from hh_train.training.workload import Accelerator, Workload
 from hh_train.types import ClipLayout
 
@@ -42,8 +46,13 @@ def with_memory(plan: Plan, gib: float) -> Plan:
 def with_changes(plan: Plan, overrides: str) -> Plan:
     names = {"module.model.activation_checkpointing": "kind"}
     changed = dict(override.split("=") for override in overrides.split())
+    workload = plan.workload.changed(
+        frozen=FORMATS[changed.pop("quantization")] if "quantization" in changed else plan.workload.frozen,
+        offload=changed.pop("module.offload", str(plan.workload.offload)) == "True",
+        moments=changed.pop("module.moments", plan.workload.moments),
+    )
     values = {names.get(name, name): int(value) if value.isdigit() else value for name, value in changed.items()}
-    return replace(plan, **values)
+    return replace(plan, workload=workload, **values)
 
 
 def test_it_fits_up_to_its_peak(plan: Plan) -> None:
@@ -73,13 +82,40 @@ def test_one_change_is_proposed_where_one_is_enough(plan: Plan) -> None:
 
 
 def test_several_changes_are_proposed_where_no_single_one_is_enough(plan: Plan) -> None:
-    cheapest = replace(plan, kind="full", clips_per_gpu=1, strategy="fsdp", num_gpus=2)
+    eight_bit = replace(plan.workload, moments="8bit")
+    cheapest = replace(plan, workload=eight_bit, kind="full", clips_per_gpu=1, strategy="fsdp", num_gpus=2)
     tight = with_memory(plan, cheapest.device_bytes.peak * 1.02 / 2**30)
     proposed = list(tight.changes())
     assert proposed
     for change in proposed:
         assert len(change.split()) > 1
         assert with_changes(tight, change).fits, change
+
+
+def test_smaller_frozen_weights_are_proposed_for_adapters(plan: Plan) -> None:
+    wide = replace(SMALL, hidden_size=768, head_dim=128, num_query_groups=3)
+    workload = Workload(model=partial(SandwichTransformer, config=wide), kind="finetune", adapters=AdapterRecipe())
+    plan = replace(
+        plan, workload=workload, num_gpus=1, kind="full", clips_per_gpu=1, layout=ClipLayout((1, 2, 2), 5, 6)
+    )
+    in_8_bits = replace(plan, workload=replace(workload, frozen=Float8Format())).device_bytes.peak
+    tight = with_memory(plan, in_8_bits * 1.01 / 2**30)
+    proposed = list(tight.changes())
+    assert {"quantization=float8", "module.offload=True"} <= set(proposed)
+    assert "quantization=bfloat16" not in proposed  # twice as large
+    for change in proposed:
+        assert with_changes(tight, change).fits, change
+
+
+def test_formats_are_those_of_the_configuration() -> None:
+    """And stand in the order of their sizes."""
+    found = {}
+    for name in FORMATS:
+        config = compose_config("plan", [f"quantization={name}"])
+        found[name] = instantiate(config.module.frozen)
+    assert found == FORMATS
+    sizes = [one.num_bytes(100, 1000) for one in FORMATS.values()]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_nothing_is_proposed_where_nothing_helps(plan: Plan) -> None:
