@@ -30,6 +30,7 @@ STAGES = {
     "generate": "generate clips with sound from prompts",
     "evaluate": "score generated and real clips, and write the report",
     "compare": "compare finished evaluations, prompt by prompt (also: evaluate compare A B C)",
+    "ablation": "put distillation runs into one table beside a base (also: evaluate ablation RUNS...)",
     "arena": "vote blind between checkpoints on a local web page",
     "export": "write an inference bundle, and verify it",
     "plan": "say what a model needs on given GPUs, and whether it fits",
@@ -38,6 +39,7 @@ STAGES = {
 _SECOND_WORDS: dict[tuple[str, ...], str | None] = {
     ("tokenize", "inspect"): None,
     ("evaluate", "compare"): "evaluations",
+    ("evaluate", "ablation"): "runs",
 }
 """Stages that are written as two words, with the key of what stands bare behind them."""
 _FLAGS_WITH_VALUE: tuple[str, ...] = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun")
@@ -85,12 +87,17 @@ def in_one_form(arguments: list[str]) -> list[str]:
         bare = [
             argument
             for number, argument in enumerate(arguments)
-            if number and "=" not in argument and argument[:1] not in "-~" and before[number] not in _FLAGS_WITH_VALUE
+            if number and before[number] not in _FLAGS_WITH_VALUE and _stands_bare(argument)
         ]
         if listed and bare:
             arguments = [argument for argument in arguments if argument not in bare]
             arguments.append(f"{listed}={json.dumps(bare, ensure_ascii=False)}")
     return ["dry_run=true" if argument == "--dry-run" else argument for argument in arguments]
+
+
+def _stands_bare(argument: str) -> bool:
+    """Whether it is no override and no flag. A folder of a multirun may be called `+key=value`."""
+    return ("=" not in argument and argument[:1] not in "-~+") or Path(argument).is_dir()
 
 
 def usage() -> str:

@@ -121,9 +121,13 @@ def test_a_stage_is_called_with_what_was_asked_for(monkeypatch: pytest.MonkeyPat
         ("evaluate compare", "compare"),
         ("evaluate compare evaluations=[a] --cfg job", "compare evaluations=[a] --cfg job"),
         ("tokenize inspect shards=x", "inspect shards=x"),
+        ("evaluate ablation +a=1,seed=0 base=b", 'ablation base=b runs=["+a=1,seed=0"]'),
     ],
 )
-def test_stages_of_two_words(written: str, meant: str) -> None:
+def test_stages_of_two_words(written: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last names a folder that is there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "+a=1,seed=0").mkdir()
     assert " ".join(in_one_form(written.split())) == meant
 
 

@@ -104,3 +104,12 @@ def resolvers(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_only_plain_resolvers_are_used(path: Path) -> None:
     assert resolvers(path) <= {"oc.env", "oc.select", "hydra", "now"}
+
+
+@pytest.mark.parametrize("root", sorted(ROOTS))
+def test_no_key_shares_its_name_with_a_group_that_the_root_does_not_choose_from(root: str) -> None:
+    """Else `key=value` on the command line is taken for a choice in that group, and refused."""
+    fields = yaml.safe_load((CONFIGS / f"{root}.yaml").read_text(encoding="utf-8"))
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    chosen = {name for entry in fields["defaults"] if isinstance(entry, dict) for name in entry}
+    assert set(fields) & groups <= chosen

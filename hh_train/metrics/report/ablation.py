@@ -212,29 +212,34 @@ class AblationReport:
         spread = "" if found.spread is None else f"; seeds ±{measure.text(found.spread)}"
         return score_text(measure, found.score, more=spread)
 
+    def listed(self) -> list[tuple[Measure, RowReport, PooledDifference]]:
+        """The differences from the base, for the measures of the table."""
+        return [
+            (measure, row, row.differences[measure.name])
+            for measure in self.columns
+            for row in self.rows
+            if measure.name in row.differences
+        ]
+
     def compared(self) -> tuple[list[str], list[list[str]]]:
-        """Heading and cells of the differences from the base, for the measures of the table."""
+        """Heading and cells of `listed`."""
         heading = ["measure", "row", "difference", "95 % interval", "by seed", "n", "p (Holm)", "in words"]
         rows = []
-        for measure in self.columns:
-            for row in self.rows:
-                found = row.differences.get(measure.name)
-                if found is None:
-                    continue
-                own = found.difference
-                p_value = own.p_value if own.adjusted_p is None else own.adjusted_p
-                rows.append(
-                    [
-                        column_title(measure),
-                        row.name,
-                        signed(measure, own.mean),
-                        f"{signed(measure, own.low)} to {signed(measure, own.high)}",
-                        ", ".join(signed(measure, value) for value in found.by_seed.values()),
-                        str(own.num_clips),
-                        NONE if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001",
-                        self.words(row, measure.name),
-                    ]
-                )
+        for measure, row, found in self.listed():
+            own = found.difference
+            p_value = own.p_value if own.adjusted_p is None else own.adjusted_p
+            rows.append(
+                [
+                    column_title(measure),
+                    row.name,
+                    signed(measure, own.mean),
+                    f"{signed(measure, own.low)} to {signed(measure, own.high)}",
+                    ", ".join(signed(measure, value) for value in found.by_seed.values()),
+                    str(own.num_clips),
+                    NONE if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001",
+                    self.words(row, measure.name),
+                ]
+            )
         return heading, rows
 
     def beside_published(self) -> tuple[list[str], list[list[str]]]:
@@ -305,7 +310,10 @@ def render_ablation(report: AblationReport) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(_TEMPLATE).render(
-        report=report, scores=score_plot(report), differences=difference_plot(report)
+        report=report,
+        scores=score_plot(report),
+        differences=difference_plot(report),
+        is_sure=[found.difference.is_significant for _, _, found in report.listed()],
     )
 
 

@@ -35,11 +35,11 @@ def test_a_language_must_be_known() -> None:
 
 @pytest.mark.parametrize(("place", "name"), [*(("recognizer", name) for name in RECOGNIZERS), ("control", "whisper")])
 def test_every_recognizer_can_be_chosen(place: str, name: str) -> None:
-    override = f"{'+' if place == 'control' else ''}recognizer@measures.speech.{place}={name}"
+    override = f"{'+' if place == 'control' else ''}speech_recognizer@measures.speech.{place}={name}"
     path = [f"measures.speech.{place}.model=somewhere"] if name == "ctranslate2" else []
     assert not config_faults(compose_config("evaluate", [override, *path]))
 
 
 def test_a_converted_model_must_be_named() -> None:
-    faults = config_faults(compose_config("evaluate", ["recognizer@measures.speech.recognizer=ctranslate2"]))
+    faults = config_faults(compose_config("evaluate", ["speech_recognizer@measures.speech.recognizer=ctranslate2"]))
     assert [fault.key for fault in faults] == ["measures.speech.recognizer.model"]
