@@ -25,7 +25,7 @@ def test_contracts_are_kept() -> None:
 def test_a_breach_of_each_contract_is_noticed(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     package = tmp_path / "hh_train"
-    layers = ("stages", "training", "inference", "data", "tokenizers", "model", "flow", "metrics", "runtime")
+    layers = ("stages", "training", "arena", "inference", "data", "tokenizers", "model", "flow", "metrics", "runtime")
     for name in layers:
         (package / name).mkdir(parents=True)
         (package / name / "__init__.py").touch()

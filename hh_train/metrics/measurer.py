@@ -44,7 +44,7 @@ class Sample:
 
     faces: FaceFinder = field(default_factory=CascadeFaces)
     """What finds the face."""
-    _heard: dict[tuple[int, str], str] = field(default_factory=dict, init=False, repr=False)
+    _heard: dict[tuple[int, str], tuple[SpeechRecognizer, str]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def track_seconds(self) -> TrackSeconds | None:
@@ -85,8 +85,9 @@ class Sample:
             self.track_seconds.require_match()
         asked = (id(recognizer), code)
         if asked not in self._heard:
-            self._heard[asked] = recognizer.transcribe(self.clip.waveform, code)
-        return self._heard[asked]
+            # kept with the recognizer, whose identity another could else take over
+            self._heard[asked] = (recognizer, recognizer.transcribe(self.clip.waveform, code))
+        return self._heard[asked][1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.utils.data import DataLoader, IterableDataset
@@ -130,5 +131,9 @@ def distillation(strategy: str, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    flow_matching(sys.argv[1], Path(sys.argv[2]))
-    distillation(sys.argv[1], Path(sys.argv[2]))
+    {"flow_matching": flow_matching, "distillation": distillation}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
+    if dist.is_initialized():
+        dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads may still run when the interpreter ends, which aborts now and then

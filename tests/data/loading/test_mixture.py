@@ -60,7 +60,8 @@ def test_clips_come_as_often_as_they_weigh(weights: list[float]) -> None:
     num_passes = 12
     clips, turns = one.take(0, int(sum(weights) * num_passes))
     counts = Counter(clips.tolist())
-    assert all(abs(counts[i] - weight * num_passes) <= max(2.0, 1 + weight) for i, weight in enumerate(weights))
+    slack = [max(3.0, 1 + 2 * weight) for weight in weights]  # the passes differ in length, and the last is cut
+    assert all(abs(counts[i] - weight * num_passes) <= slack[i] for i, weight in enumerate(weights))
     assert len(set(zip(clips.tolist(), turns.tolist(), strict=True))) == len(clips)  # no turn comes twice
 
 
