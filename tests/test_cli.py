@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,20 @@ def tokenize(
     """A stage that may be tried out."""
     run(output=output, seed=seed, steps=steps, rates=rates, fail=fail)
     CALLS[-1]["dry_run"] = dry_run
+
+
+@pytest.fixture(autouse=True)
+def _loggers_stay_on() -> Iterator[None]:
+    """The command line configures logging, and Hydra switches off every logger that was there before."""
+    ours = logging.getLogger("hh_train")
+    before = ours.handlers, ours.level, ours.propagate
+    disabled = logging.root.manager.disable
+    yield
+    ours.handlers, ours.level, ours.propagate = before
+    logging.disable(disabled)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("hh_train") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(autouse=True)
