@@ -7,7 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ from hh_train.model.lora.matrices import (
     split_changes,
     whole_matrix_cells,
 )
-from hh_train.model.lora.targets import Cell, RankScale, linear_name, matrix_shape
+from hh_train.model.lora.targets import Cell, RankScale, linear_name, matrix_shape, rank_faults
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.runtime.distributed import barrier, is_rank_zero
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 RECORD_KEY, CELLS_KEY = "hh_train.adapter", "hh_train.cells"
+DIFFUSERS_KEY = "lora_adapter_metadata"
 MAX_FAULTS = 8
 
 log = logging.getLogger(__name__)
@@ -96,9 +97,11 @@ def write_adapter(
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(file.name + ".unfinished")
         save_file(tensors, unfinished, metadata)
+        if style == "peft":  # before the weights, which mean nothing without their scales
+            settings = path / (PEFT_CONFIG + ".unfinished")
+            settings.write_text(json.dumps(_peft_config(changes, adapters.decomposed), indent=2) + "\n")
+            settings.rename(path / PEFT_CONFIG)
         unfinished.rename(file)
-        if style == "peft":
-            (path / PEFT_CONFIG).write_text(json.dumps(_peft_config(changes, adapters.decomposed), indent=2) + "\n")
     barrier()
     return path
 
@@ -116,10 +119,11 @@ def read_adapter(path: str | Path, config: ModelConfig) -> AdapterFile:
     path = Path(path)
     file = path / PEFT_WEIGHTS if path.is_dir() else path
     tensors, metadata = _read(file)
-    parsed = parse(tensors, source=str(path))
-    alphas = _PeftAlphas.beside(file)
+    claim = metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version")
+    parsed = parse(tensors, source=str(path), claim=claim)
+    alphas = PeftAlphas.of_file(file, metadata)
     layout = _cells(metadata.get(CELLS_KEY), file)
-    changes, faults = {}, []
+    changes, faults, damaged = {}, [], []
     for (layer, matrix), found in parsed.matrices.items():
         linear = linear_name(layer, matrix)
         if layer >= config.num_layers:
@@ -127,13 +131,19 @@ def read_adapter(path: str | Path, config: ModelConfig) -> AdapterFile:
             continue
         shapes = _shape_faults(found, layer, matrix, config, any_rank=layout is not None)
         faults += [f"{linear}: {fault}" for fault in shapes]
+        damaged += [f"{linear}: {role}" for role, tensor in found.items() if not tensor.float().isfinite().all()]
         if not shapes:
             changes[layer, matrix] = _change(found, alphas.of(linear, found["down"].shape[0]))
     if faults:
-        more = [f"and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
-        listed = "\n  ".join(faults[:MAX_FAULTS] + more)
-        raise ValueError(f"{path} does not fit the model; it is of a base of another size:\n  {listed}")
+        raise ValueError(f"{path} does not fit the model; it is of a base of another size:\n  {_listed(faults)}")
+    if damaged:
+        raise ValueError(
+            f"{path} has values that are no numbers (NaN or infinite): its training diverged, or the file is damaged. "
+            f"Take an earlier one:\n  {_listed(damaged)}"
+        )
     if layout is not None:
+        if over := rank_faults(config, layout):
+            raise ValueError(f"{path}: {_listed(over)}")
         named = {linear_name(*place): change for place, change in changes.items()}
         weights = split_changes(named, layout, config)
     else:
@@ -142,7 +152,7 @@ def read_adapter(path: str | Path, config: ModelConfig) -> AdapterFile:
             for (layer, matrix), change in changes.items()
             for cell, pair in whole_matrix_cells(layer, matrix, change, config).items()
         }
-    return AdapterFile(path=path, style=parsed.style, record=_record(metadata), weights=weights)
+    return AdapterFile(path=path, style=parsed.style, record=_record(metadata, file), weights=weights)
 
 
 def attach_file(
@@ -151,19 +161,19 @@ def attach_file(
     path: str | Path,
     *,
     base: str | None = None,
-    allow_other_base: bool = False,
+    any_base: bool = False,
 ) -> AdapterFile:
     """Reads an adapter file and builds it into the model.
 
     Args:
         name: of the adapter in the model.
         base: fingerprint of the model; by default it is taken from its weights, where they can be read.
-        allow_other_base: apply it to a model that it was not trained on, like a student of its base.
+        any_base: apply it to a model that it was not trained on, like a student of its base.
 
     Raises ValueError for a wrong base, and as `read_adapter` and `attach_adapter`.
     """
     found = read_adapter(path, model.config)
-    if found.record.base is not None and not allow_other_base:
+    if found.record.base is not None and not any_base:
         _require_base(found.record.base, base, model, found.path)
     attach_weights(model, name, found.weights)
     return found
@@ -178,20 +188,27 @@ def _require_base(trained_on: str, base: str | None, model: SandwichTransformer,
             return
     if base != trained_on:
         raise ValueError(
-            f"{path} was trained on another base: on {trained_on}, and this model is {base}. Load that base, or set "
-            "allow_other_base=true if this model comes from it and you want the adapter on it all the same"
+            f"{path} was trained on another base: on {trained_on}, and this model is {base}. Load that base, or say "
+            "any_base: true if this model comes from it and you want the adapter on it all the same"
         )
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not file.is_file():
-        raise ValueError(f"there is no adapter file {file}")
+        others = sorted(other.name for other in file.parent.glob("*.safetensors"))
+        beside = f"; beside it are {', '.join(others)}: name one" if others else ""
+        raise ValueError(f"there is no adapter file {file}{beside}")
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
             return tensors, dict(opened.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{file} is no safetensors file, or only a part of one: {error}") from error
+
+
+def _listed(faults: list[str]) -> str:
+    more = [f"and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
+    return "\n  ".join(faults[:MAX_FAULTS] + more)
 
 
 def _change(found: Mapping[str, Tensor], peft_alpha: float) -> MatrixChange:
@@ -214,13 +231,15 @@ def _shape_faults(
     if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
         return [f"factors of {down} and {up} are no pair"]
     faults = []
+    if "alpha" in found and found["alpha"].numel() != 1:
+        faults.append(f"has alpha of {tuple(found['alpha'].shape)}, which is one number")
     if down[1] != shape.columns or up[0] not in (shape.rows, total):
         faults.append(f"changes a matrix of {up[0]} x {down[1]}, the model's is {total} x {shape.columns}")
     elif down[0] > min(up[0], down[1]) and not any_rank:
         faults.append(f"its rank {down[0]} is over that of the matrix of {up[0]} x {down[1]}")
     for role in ("magnitude", "gained"):
-        if role in found and found[role].numel() != up[0]:
-            faults.append(f"has {found[role].numel()} lengths of {up[0]} rows")
+        if role in found and tuple(found[role].shape) not in ((up[0],), (up[0], 1)):
+            faults.append(f"has lengths of {tuple(found[role].shape)} for {up[0]} rows (those of columns are not read)")
     return faults
 
 
@@ -244,23 +263,36 @@ def _metadata(record: AdapterRecord, cells: Mapping[Cell, RankScale]) -> dict[st
     return metadata
 
 
-def _record(metadata: Mapping[str, str]) -> AdapterRecord:
+def _record(metadata: Mapping[str, str], file: Path) -> AdapterRecord:
     if RECORD_KEY not in metadata:
         return AdapterRecord(trigger_word=metadata.get("modelspec.trigger_phrase"))
-    stored = json.loads(metadata[RECORD_KEY])
-    return AdapterRecord(**{name: stored[name] for name in ("base", "trigger_word", "config", "scores")})
+    stored = _json(metadata[RECORD_KEY], f"{file}: its metadata {RECORD_KEY}")
+    return AdapterRecord(**{field.name: stored[field.name] for field in fields(AdapterRecord) if field.name in stored})
 
 
 def _cells(stored: str | None, file: Path) -> dict[Cell, RankScale] | None:
     if stored is None:
         return None
     try:
-        return {
+        cells = {
             Cell.parse(address): RankScale(int(rank), float(alpha))
             for address, (rank, alpha) in json.loads(stored).items()
         }
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: its metadata {CELLS_KEY} cannot be read: {error}") from error
+    if odd := [cell.address for cell, scale in cells.items() if scale.rank < 1]:
+        raise ValueError(f"{file}: its metadata {CELLS_KEY} has ranks below 1: {_listed(odd)}")
+    return cells
+
+
+def _json(text: str, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{what} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} is {type(found).__name__}, wanted a mapping")
+    return found
 
 
 def _peft_config(changes: Mapping[str, MatrixChange], decomposed: bool) -> dict[str, Any]:
@@ -285,15 +317,25 @@ def _peft_config(changes: Mapping[str, MatrixChange], decomposed: bool) -> dict[
 
 
 @dataclass(frozen=True)
-class _PeftAlphas:
-    """Scales from peft's configuration. Without one, changes count as they are: alpha is the rank."""
+class PeftAlphas:
+    """Scales from a configuration of peft's. Without one, changes count as they are: alpha is the rank."""
 
     config: Mapping[str, Any] | None
 
     @classmethod
-    def beside(cls, file: Path) -> _PeftAlphas:
-        config = file.with_name(PEFT_CONFIG)
-        return cls(json.loads(config.read_text()) if file.name == PEFT_WEIGHTS and config.is_file() else None)
+    def of_file(cls, file: Path, metadata: Mapping[str, str]) -> PeftAlphas:
+        """From the folder that peft writes, or from the metadata that diffusers writes.
+
+        Raises ValueError for a configuration that cannot be read.
+        """
+        beside = file.with_name(PEFT_CONFIG)
+        if file.name == PEFT_WEIGHTS and beside.is_file():
+            return cls(_json(beside.read_text(encoding="utf-8"), str(beside)))
+        if DIFFUSERS_KEY not in metadata:
+            return cls(None)
+        stored = _json(metadata[DIFFUSERS_KEY], f"{file}: its metadata {DIFFUSERS_KEY}")
+        own = {key.removeprefix("transformer."): value for key, value in stored.items()}
+        return cls(own if "lora_alpha" in own else None)
 
     def of(self, linear: str, rank: int) -> float:
         if self.config is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +25,7 @@ _DOTTED = re.compile(
     rf"block\.layers\.(?P<layer>\d+)\.(?P<matrix>{_MATRIX})\.(?P<tensor>.+)"
 )
 _UNDERSCORED = re.compile(
-    r"(?P<prefix>lora_(?:unet|transformer)_)block_layers_(?P<layer>\d+)_"
+    r"(?P<prefix>(?:lora_unet|lora_transformer|lycoris)_)block_layers_(?P<layer>\d+)_"
     rf"(?P<matrix>{'|'.join(matrix.replace('.', '_') for matrix in MATRICES)})\.(?P<tensor>.+)"
 )
 _TENSORS = {
@@ -33,21 +33,28 @@ _TENSORS = {
     "up": re.compile(r"lora_B(\.(?!weight$)\w+)?\.weight|lora_up\.weight|lora\.up\.weight"),
     "alpha": re.compile(r"alpha"),
     "magnitude": re.compile(r"lora_magnitude_vector(\.\w+)*"),
-    "gained": re.compile(r"dora_scale"),
+    "lengths": re.compile(r"dora_scale"),
 }
 _WEIGHT = re.compile(r"(?!.*lora).*\.(weight|bias|bands)")
+_OWN = re.compile(
+    r"block[._]layers[._]\d+[._]|adapter[._](video|audio|text)_embedder|final_(linear|norm)_(video|audio)"
+)
 _STRANGERS = (
     (r"hada_w[12]|lokr_w|oft_blocks|oft_diag|\.glora|\.(a1|a2|b1|b2)\.weight|\.on_input", "another kind of adapter "
      "(LoHa, LoKr, OFT, IA3 or GLoRA of LyCORIS), no LoRA"),
-    (r"lora_te\d*_|text_encoder|text_model", "a text encoder, as in LoRAs of Stable Diffusion"),
     (r"double_blocks|single_blocks|single_transformer_blocks", "Flux or HunyuanVideo"),
     (r"joint_blocks", "Stable Diffusion 3 or MMAudio"),
-    (r"(input|output|down|up)_blocks?[._]|mid_block|middle_block", "the UNet of Stable Diffusion"),
-    (r"audio_to_video_attn|video_to_audio_attn|transformer_blocks[._]\d+[._](audio_)?attn\d", "LTX-Video or LTX-2"),
-    (r"(video|audio)_model\.blocks", "Ovi"),
-    (r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)", "Wan"),
+    (r"(input|output|down|up)_blocks?[._]|mid_block|middle_block", "the UNet of Stable Diffusion (1.5, 2 or XL)"),
+    (r"audio_to_video_attn|video_to_audio_attn|audio_attn\d", "LTX-2"),
+    (r"(video|audio)_model[._]blocks", "Ovi"),
+    (r"(^|\.|lora_unet_)blocks[._]\d+[._](self|cross)_attn[._](q|k|v|output)_proj", "Cosmos"),
+    (r"(^|\.|lora_unet_)blocks[._]\d+[._](self_attn|cross_attn|attn\d|ffn)", "Wan"),
+    (r"transformer_blocks[._]\d+[._]attn\d", "LTX-Video, CogVideoX or another transformer of diffusers"),
+    (r"transformer_blocks[._]\d+", "a diffusion transformer with transformer_blocks, like Qwen-Image"),
     (r"layers[._]\d+[._](self_attn[._][qkvo]_proj|mlp[._](gate|up|down)_proj)", "a language model"),
-    (r"transformer_blocks[._]\d+", "a diffusion transformer with transformer_blocks"),
+    (r"layers[._]\d+[._](attention|feed_forward|adaLN)", "Lumina or Z-Image"),
+    (r"lora_te\d*_|text_encoder|text_model|SelfAttention|DenseReluDense", "a text encoder, as in LoRAs of Stable "
+     "Diffusion"),
 )  # fmt: skip
 
 
@@ -60,7 +67,11 @@ class Parsed:
 
 
 def styled(changes: Mapping[str, MatrixChange], style: KeyStyle, *, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file. `peft` keeps alpha in its own configuration."""
+    """The tensors of a file. `peft` keeps alpha in its own configuration.
+
+    A `dora_scale` means what the style's own tools make of it: ComfyUI divides by the lengths of the base's rows, those
+    of kohya's scripts (LyCORIS) by those of the changed ones.
+    """
     tensors: dict[str, Tensor] = {}
     for linear, change in changes.items():
         if style == "peft":
@@ -75,13 +86,18 @@ def styled(changes: Mapping[str, MatrixChange], style: KeyStyle, *, dtype: torch
             tensors[f"{module}.alpha"] = torch.tensor(change.alpha, dtype=torch.float32)
         if style == "peft" and change.magnitude is not None:
             tensors[f"{module}.lora_magnitude_vector"] = change.magnitude.clone()
-        if style != "peft" and change.gained is not None:
-            tensors[f"{module}.dora_scale"] = change.gained[:, None].clone()
+        lengths = change.gained if style == "comfyui" else change.magnitude
+        if style != "peft" and lengths is not None:
+            tensors[f"{module}.dora_scale"] = lengths[:, None].clone()
     return tensors
 
 
-def parse(tensors: Mapping[str, Tensor], *, source: str) -> Parsed:
+def parse(tensors: Mapping[str, Tensor], *, source: str, claim: str | None = None) -> Parsed:
     """Sorts the tensors of an adapter file of any style.
+
+    Args:
+        source: of which errors speak.
+        claim: what the file's metadata calls its model, for errors.
 
     Raises ValueError that says whose keys these are when they are not this architecture's, or which are odd.
     """
@@ -101,7 +117,7 @@ def parse(tensors: Mapping[str, Tensor], *, source: str) -> Parsed:
         found[role] = tensor
         styles.append(_style(match["prefix"]))
     if odd or not matrices:
-        raise ValueError(_strange(odd, source, any_known=bool(matrices)))
+        raise ValueError(_strange(odd, source, claim, any_known=bool(matrices)))
     faults = [
         f"{linear_name(*place)} has no {role} factor"
         for place, found in matrices.items()
@@ -110,7 +126,11 @@ def parse(tensors: Mapping[str, Tensor], *, source: str) -> Parsed:
     ]
     if faults:
         raise ValueError(f"{source} is incomplete:\n  " + "\n  ".join(faults))
-    return Parsed(style=max(set(styles), key=styles.count), matrices=matrices)
+    style = max(sorted(set(styles)), key=styles.count)
+    for found in matrices.values():
+        if "lengths" in found:
+            found["gained" if style == "comfyui" else "magnitude"] = found.pop("lengths")
+    return Parsed(style=style, matrices=matrices)
 
 
 def _role(tensor: str) -> str | None:
@@ -118,24 +138,23 @@ def _role(tensor: str) -> str | None:
 
 
 def _style(prefix: str) -> str:
-    named = {"base_model.model.": "peft", "lora_": "kohya", "diffusion_model.": "comfyui", "model.diff": "comfyui"}
-    found = next((style for start, style in named.items() if prefix.startswith(start)), None)
-    return found or ("diffusers" if prefix.startswith("transformer.") else "bare")
+    named = {
+        "base_model.model.": "peft", "lora_": "kohya", "lycoris_": "kohya", "diffusion_model.": "comfyui",
+        "model.diff": "comfyui", "transformer.": "diffusers",
+    }  # fmt: skip
+    return next((style for start, style in named.items() if prefix.startswith(start)), "bare")
 
 
-def _strange(keys: Iterable[str], source: str, *, any_known: bool) -> str:
-    keys = list(keys)
+def _strange(keys: Sequence[str], source: str, claim: str | None, *, any_known: bool) -> str:
     listed = ", ".join(keys[:MAX_LISTED]) + (f" and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else "")
     if not keys:
         return f"{source} holds no tensors"
-    own = [key for key in keys if re.search(r"block[._]layers[._]\d+[._]", key)]
-    if any_known or own:
-        whole = bool(own) and all(_WEIGHT.fullmatch(key) for key in keys)
-        what = "these are keys of a whole checkpoint, no adapter" if whole and not any_known else (
-            "beside matrix products of the layers it has tensors that no adapter has"
-        )  # fmt: skip
-        return f"{source}: {what}: {listed}"
-    for pattern, owner in _STRANGERS:
-        if any(re.search(pattern, key) for key in keys):
-            return f"{source}: these are keys of {owner}: {listed}; wanted a LoRA of this architecture"
-    return f"{source}: these are keys of an unknown model: {listed}; wanted a LoRA of this architecture"
+    if any_known or any(_OWN.search(key) for key in keys):
+        if not any_known and all(_WEIGHT.fullmatch(key) for key in keys):
+            return f"{source}: these are keys of a whole checkpoint, no adapter: {listed}"
+        return f"{source}: adapters change matrix products of the layers; it has tensors that no adapter has: {listed}"
+    owner = next((own for pattern, own in _STRANGERS if any(re.search(pattern, key) for key in keys)), None)
+    said = f" (the file says of itself: {claim})" if claim else ""
+    return (
+        f"{source}: these are keys of {owner or 'an unknown model'}{said}: {listed}; wanted a LoRA of this architecture"
+    )

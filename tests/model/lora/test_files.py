@@ -190,7 +190,7 @@ def test_a_wrong_base(adapted: Adapted, tmp_path: Path) -> None:
     assert trained_on in str(caught.value) and base_fingerprint(other) in str(caught.value)
     with pytest.raises(ValueError, match="this model is 4567"):
         attach_file(bare(model), "wrong", path, base="4567")
-    attach_file(other, "allowed", path, allow_other_base=True)
+    attach_file(other, "allowed", path, any_base=True)
 
 
 def test_a_base_that_cannot_be_compared_is_told(
@@ -235,6 +235,138 @@ def test_broken_files(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
         read_adapter(path, tiny_model.config)
 
 
+DOWN, UP = "block.layers.1.mlp.down_proj.lora_A.weight", "block.layers.1.mlp.down_proj.lora_B.weight"
+
+
+def written_by_another_tool(
+    path: Path, changes: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    good = {DOWN: torch.randn(3, 84, generator=generator), UP: torch.randn(32, 3, generator=generator)}
+    save_file(good | changes, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", [DOWN, UP, "block.layers.1.mlp.down_proj.alpha"])
+def test_values_that_are_no_numbers(key: str, value: float, tiny_model: SandwichTransformer, tmp_path: Path) -> None:
+    damaged = load_file(written_by_another_tool(tmp_path / "lora.safetensors", {})).get(key, torch.tensor(1.0))
+    damaged.view(-1)[-1] = value
+    path = written_by_another_tool(tmp_path / "lora.safetensors", {key: damaged})
+    with pytest.raises(ValueError, match=r"values that are no numbers \(NaN or infinite\).*\n.*1.mlp.down_proj: "):
+        attach_file(tiny_model, "read", path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        ({"block.layers.1.mlp.down_proj.alpha": torch.ones(3)}, r"alpha of \(3,\), which is one number"),
+        ({"block.layers.1.mlp.down_proj.dora_scale": torch.ones(1, 84)}, r"lengths of \(1, 84\) for 32 rows"),
+    ],
+)
+def test_tensors_of_another_shape(
+    tensor: dict[str, torch.Tensor], message: str, tiny_model: SandwichTransformer, tmp_path: Path
+) -> None:
+    path = written_by_another_tool(tmp_path / "lora.safetensors", tensor)
+    with pytest.raises(ValueError, match=message):
+        read_adapter(path, tiny_model.config)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"hh_train.adapter": "{"}, "hh_train.adapter is no JSON"),
+        ({"hh_train.adapter": "3"}, "hh_train.adapter is int, wanted a mapping"),
+        ({"hh_train.cells": '{"1.mlp.down_proj.shared": [0, 1]}'}, "ranks below 1: 1.mlp.down_proj.shared"),
+        ({"hh_train.cells": '{"1.mlp.down_proj.shared": [33, 1]}'}, "rank 33 is over that of mlp.down_proj"),
+        ({"hh_train.cells": '{"1.mlp.down_proj.shared": [2, 1]}'}, "rank 3, its parts have 2"),
+        ({"hh_train.cells": '{"1.mlp.down_proj.video": [3, 1]}'}, "the model has no 1.mlp.down_proj.video"),
+        ({"lora_adapter_metadata": "[]"}, "lora_adapter_metadata is list, wanted a mapping"),
+    ],
+)
+def test_metadata_that_cannot_be(
+    metadata: dict[str, str], message: str, tiny_model: SandwichTransformer, tmp_path: Path
+) -> None:
+    path = written_by_another_tool(tmp_path / "lora.safetensors", {}, metadata)
+    with pytest.raises(ValueError, match=message):
+        read_adapter(path, tiny_model.config)
+
+
+def test_a_file_of_another_model_is_told_with_what_it_says_of_itself(
+    tiny_model: SandwichTransformer, tmp_path: Path
+) -> None:
+    path = tmp_path / "lora.safetensors"
+    tensors = {"lora_unet_blocks_0_self_attn_q.lora_down.weight": torch.zeros(1)}
+    save_file(tensors, path, {"modelspec.architecture": "wan2.1/lora"})
+    with pytest.raises(ValueError, match=r"these are keys of Wan \(the file says of itself: wan2.1/lora\)"):
+        read_adapter(path, tiny_model.config)
+
+
+def test_folders_and_other_files(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
+    written_by_another_tool(tmp_path / "comfyui.safetensors", {})
+    with pytest.raises(ValueError, match=r"beside it are comfyui\.safetensors: name one"):
+        read_adapter(tmp_path, tiny_model.config)
+    torch.save({DOWN: torch.zeros(3, 84)}, tmp_path / "lora.pt")
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        read_adapter(tmp_path / "lora.pt", tiny_model.config)
+    (tmp_path / "empty.safetensors").touch()
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        read_adapter(tmp_path / "empty.safetensors", tiny_model.config)
+
+
+def test_scales_of_diffusers(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
+    """It keeps peft's configuration in the metadata, under the component's name."""
+    stored = {"transformer.r": 3, "transformer.lora_alpha": 6, "transformer.alpha_pattern": {}}
+    tensors = {f"transformer.{DOWN}": torch.ones(3, 84), f"transformer.{UP}": torch.ones(32, 3)}
+    save_file(tensors, tmp_path / "lora.safetensors", {"lora_adapter_metadata": json.dumps(stored)})
+    found = read_adapter(tmp_path / "lora.safetensors", tiny_model.config)
+    assert found.style == "diffusers"
+    assert [pair.alpha for pair in found.weights.values()] == [6.0]
+
+
+@pytest.mark.parametrize("style", ["diffusers", "comfyui", "kohya"])
+@pytest.mark.parametrize("with_alpha", [False, True])
+@pytest.mark.parametrize("decomposed", [False, True])
+@torch.no_grad()
+def test_files_of_other_tools_change_whole_matrices(
+    style: str, with_alpha: bool, decomposed: bool, tiny_model: SandwichTransformer, tmp_path: Path, batch: PackedBatch,
+    plain: Callable[[dict[str, torch.Tensor]], SandwichTransformer],
+) -> None:  # fmt: skip
+    """One rank over a packed matrix, or over the stack of three experts; alpha may be missing, which means the rank."""
+    generator = torch.Generator().manual_seed(0)
+    state = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    tensors = {}
+    for linear in (
+        "block.layers.1.attention.linear_qkv",
+        "block.layers.0.mlp.up_gate_proj",
+        "block.layers.3.attention.linear_proj",
+    ):
+        weight = state[f"{linear}.weight"]
+        down = torch.randn(4, weight.shape[1], generator=generator) / 8
+        up = torch.randn(weight.shape[0], 4, generator=generator) / 8
+        prefix = {
+            "diffusers": f"transformer.{linear}",
+            "comfyui": f"diffusion_model.{linear}",
+            "kohya": "lora_unet_" + linear.replace(".", "_"),
+        }[style]
+        names = ("lora_down", "lora_up") if style == "kohya" else ("lora_A", "lora_B")
+        tensors |= {f"{prefix}.{names[0]}.weight": down.half(), f"{prefix}.{names[1]}.weight": up.half()}
+        if with_alpha:
+            tensors[f"{prefix}.alpha"] = torch.tensor(2.0)
+        changed = weight + (0.5 if with_alpha else 1.0) * up.half().float() @ down.half().float()
+        if decomposed:
+            lengths = 0.5 + torch.rand(weight.shape[0], 1, generator=generator)
+            tensors[f"{prefix}.dora_scale"] = lengths
+            changed = lengths / (weight if style == "comfyui" else changed).norm(dim=1, keepdim=True) * changed
+        state[f"{linear}.weight"] = changed
+    save_file(tensors, tmp_path / "lora.safetensors")
+    found = attach_file(tiny_model, "read", tmp_path / "lora.safetensors")
+    assert found.style == style and found.record == AdapterRecord()
+    wanted, ours = plain(state)(batch), tiny_model(batch)
+    torch.testing.assert_close(ours.video, wanted.video, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.audio, wanted.audio, atol=1e-5, rtol=1e-5)
+
+
 def test_paths_go_with_styles(adapted: Adapted, tmp_path: Path) -> None:
     model, adapters = adapted
     with pytest.raises(ValueError, match="for the style peft, wanted a folder"):
@@ -245,8 +377,10 @@ def test_paths_go_with_styles(adapted: Adapted, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("style", ["comfyui", "kohya"])
 @torch.no_grad()
-def test_what_comfyui_makes_of_it(style: KeyStyle, adapted: Adapted, tmp_path: Path) -> None:
-    """W + alpha / rank up down, with dora_scale over the lengths of W's rows, is the merged weight: of every matrix."""
+def test_what_other_tools_make_of_it(style: KeyStyle, adapted: Adapted, tmp_path: Path) -> None:
+    """W + alpha / rank up down is the merged weight of every matrix; times dora_scale over the lengths of rows: of W's
+    in ComfyUI, of the sum's in LyCORIS.
+    """
     model, adapters = adapted
     tensors = load_file(write_adapter(model, adapters, path_of(style, tmp_path), style=style))
     merged = merged_state_dict(model, {adapters: 1.0})
@@ -259,7 +393,8 @@ def test_what_comfyui_makes_of_it(style: KeyStyle, adapted: Adapted, tmp_path: P
         weight = base[f"{linear}.weight"]
         changed = weight + tensors.pop(f"{module}.alpha") / len(first) * second @ first
         if adapters.decomposed:
-            changed *= tensors.pop(f"{module}.dora_scale") / weight.norm(dim=1, keepdim=True)
+            lengths = (weight if style == "comfyui" else changed).norm(dim=1, keepdim=True)
+            changed *= tensors.pop(f"{module}.dora_scale") / lengths
         torch.testing.assert_close(changed, merged[f"{linear}.weight"], atol=1e-5, rtol=1e-5)
         assert (changed - weight).abs().max() > 1e-2
     assert not tensors

@@ -42,10 +42,10 @@ def test_lengths_of_rows_in_the_sense_of_the_tool(style: KeyStyle) -> None:
     )
     tensors = styled({LINEAR: change}, style, dtype=torch.float32)
     found = parse(tensors, source="file").matrices[PLACE]
-    if style == "peft":
-        assert found["magnitude"].shape == (4,) and found["magnitude"][0] == 5 and "gained" not in found
-    else:
+    if style == "comfyui":
         assert found["gained"].shape == (4, 1) and found["gained"][0] == 7 and "magnitude" not in found
+    else:
+        assert len(found["magnitude"]) == 4 and found["magnitude"][0] == 5 and "gained" not in found
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,22 @@ def test_other_spellings_are_read(prefix: str, suffixes: tuple[str, str], style:
 @pytest.mark.parametrize(
     ("key", "owner"),
     [
-        ("diffusion_model.transformer_blocks.3.attn1.to_k.lora_A.weight", "LTX-Video or LTX-2"),
-        ("diffusion_model.transformer_blocks.3.audio_to_video_attn.to_k.lora_A.weight", "LTX-Video or LTX-2"),
+        ("diffusion_model.transformer_blocks.3.attn1.to_k.lora_A.weight", "LTX-Video, CogVideoX or another"),
+        ("diffusion_model.transformer_blocks.3.audio_to_video_attn.to_k.lora_A.weight", "LTX-2"),
+        ("diffusion_model.transformer_blocks.3.audio_attn1.to_k.lora_A.weight", "LTX-2"),
         ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "Wan"),
         ("lora_unet_blocks_0_cross_attn_k.lora_down.weight", "Wan"),
+        ("transformer.blocks.0.attn1.to_q.lora_A.weight", "Wan"),
+        ("diffusion_model.blocks.0.self_attn.q_proj.lora_A.weight", "Cosmos"),
+        ("audio_model.blocks.0.self_attn.q.lora_A.weight", "Ovi"),
         ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "Flux or HunyuanVideo"),
         ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "Flux or HunyuanVideo"),
+        ("transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight", "a diffusion transformer with"),
+        ("diffusion_model.layers.0.attention.qkv.lora_A.weight", "Lumina or Z-Image"),
         ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "the UNet of Stable Diffusion"),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight", "the UNet of Stable Diffusion"),
         ("lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "a text encoder"),
+        ("text_encoder.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight", "a text encoder"),
         ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "a language model"),
         ("lycoris_blocks_0_attn.hada_w1_a", "another kind of adapter"),
         ("encoder.something.lora_A.weight", "an unknown model"),
@@ -95,6 +103,8 @@ def test_what_no_adapter_of_ours_has() -> None:
     good = styled({LINEAR: CHANGE}, "comfyui", dtype=torch.float32)
     with pytest.raises(ValueError, match=r"that no adapter has: diffusion_model.final_linear_video.lora_A.weight"):
         parse({**good, "diffusion_model.final_linear_video.lora_A.weight": torch.zeros(1)}, source="file")
+    with pytest.raises(ValueError, match=r"no adapter has: adapter.video_embedder.lora_A.weight"):
+        parse({"adapter.video_embedder.lora_A.weight": torch.zeros(1)}, source="file")
     with pytest.raises(ValueError, match=r"no adapter has: block.layers.1.attention.pre_norm.diff"):
         parse({"block.layers.1.attention.pre_norm.diff": torch.zeros(1)}, source="file")
 
