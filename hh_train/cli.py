@@ -26,6 +26,7 @@ STAGES = {
     "train_lip_reader": "train the lip reader that scores words by the mouth alone",
     "train_sync_expert": "train the network that scores lips against sound",
     "pretrain": "train the teacher on latent shards by flow matching",
+    "finetune": "fine-tune a checkpoint on one's own clips, by adapters (LoRA) or as a whole",
     "distill": "distill the teacher into a student of few steps",
     "generate": "generate clips with sound from prompts",
     "evaluate": "score generated and real clips, and write the report",

@@ -64,6 +64,24 @@ class ShiftedUniform:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampledLevels:
+    """The noise levels that a sampler of few steps visits, each as likely as any other: all that a student knows.
+
+    Raises ValueError for fewer than one step.
+    """
+
+    num_steps: int = 8
+    shift: float = 5.0
+
+    def __post_init__(self) -> None:
+        sampling_levels(self.num_steps, shift=self.shift)
+
+    def sample(self, num_clips: int, generator: torch.Generator | None = None) -> Tensor:
+        levels = torch.tensor(sampling_levels(self.num_steps, shift=self.shift)[:-1])
+        return levels[torch.randint(self.num_steps, (num_clips,), generator=generator)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogitNormal:
     """Sigmoid of a normal, then shifted (section 3.1, arXiv:2403.03206)."""
 

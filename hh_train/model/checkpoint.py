@@ -94,6 +94,43 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
+def inferred_config(folder: str | Path) -> ModelConfig:
+    """The architecture that shapes of weights say, for a folder without a config, as released ones are.
+
+    What shapes do not say is taken as in the released base and distilled models: the patch, the coordinates, and that
+    attention is nowhere local. Raises ValueError for weights of something else.
+    """
+    tensors = WeightFiles.scan(folder).tensors
+    shapes = {name: stored.shape for name, stored in tensors.items()}
+    try:
+        hidden, video = shapes["adapter.video_embedder.weight"]
+        num_layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("block.layers."))
+        layers = [f"block.layers.{index}" for index in range(num_layers)]
+        experts = [shapes[f"{layer}.attention.pre_norm.weight"][0] // hidden for layer in layers]
+        head_dim = shapes["block.layers.0.attention.q_norm.weight"][0] // experts[0]
+        packed = shapes["block.layers.0.attention.linear_qkv.weight"][0] // experts[0]
+        ups = [shapes[f"{layer}.mlp.up_gate_proj.weight"][0] for layer in layers]
+        downs = [shapes[f"{layer}.mlp.down_proj.weight"][1] for layer in layers]
+        return ModelConfig(
+            num_layers=num_layers,
+            hidden_size=hidden,
+            head_dim=head_dim,
+            num_query_groups=(packed - hidden - hidden // head_dim) // (2 * head_dim),
+            video_in_channels=video,
+            audio_in_channels=shapes["adapter.audio_embedder.weight"][1],
+            text_in_channels=shapes["adapter.text_embedder.weight"][1],
+            mm_layers=tuple(index for index, count in enumerate(experts) if count > 1),
+            gelu7_layers=tuple(
+                index for index, (up, down) in enumerate(zip(ups, downs, strict=True)) if up == experts[index] * down
+            ),
+        )
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{folder} has no {CONFIG_FILE}, and its tensors are not those of a sandwich transformer ({error}): give "
+            "another folder, or the config of the architecture (configs/model/)"
+        ) from error
+
+
 def load_model(
     folder: str | Path,
     *,

@@ -28,6 +28,7 @@ from hh_train.data.selection.windows import ClipWindow, WindowLengths, WindowPla
 from hh_train.data.shards.folder import ShardFolder
 from hh_train.data.shards.format import TokenizedClip, write_null_text
 from hh_train.data.shards.manifest import MANIFEST_FILE, Manifest, TokenizerRecord
+from hh_train.inference.codecs import tokenizers_of
 from hh_train.inference.reconstruction import measure_reconstruction
 from hh_train.metrics.speech.recognizer import Recognizer
 from hh_train.runtime.launcher import launched_process
@@ -83,6 +84,7 @@ def run(
     shard_megabytes: float = 1024.0,
     reconstruct_clips: int = 8,
     recognizer: str | None = None,
+    codecs: str | None = None,
     num_workers: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -112,6 +114,8 @@ def run(
         shard_megabytes: a shard is closed when it has grown to this size.
         reconstruct_clips: held-out clips that are decoded again, measured and written to `output/reconstruction`.
         recognizer: folder of a trained recognizer, which then compares its errors on original and decoded speech.
+        codecs: shards, a folder or a URL, whose codecs are taken instead of `video`, `audio` and `text`: those that a
+            checkpoint to be trained further was made with.
         num_workers: threads that decode media; all processors by default.
         overwrite: make shards of other settings anew.
         dry_run: look at the footage, print what would be kept and left out and why, and encode nothing.
@@ -125,9 +129,9 @@ def run(
     started = time.perf_counter()
     console = Console()
     listener = None if recognizer is None else Recognizer.load(recognizer)
-    tokenizers = Tokenizers(video=video, audio=audio, text=text)
-    reader = _reader(video, audio, size, max_frames)
-    lengths = _lengths(video, reader, buckets)
+    tokenizers = Tokenizers(video=video, audio=audio, text=text) if codecs is None else tokenizers_of(codecs)
+    reader = _reader(tokenizers.video, tokenizers.audio, size, max_frames)
+    lengths = _lengths(tokenizers.video, reader, buckets)
     process, num_processes = launched_process()
     files = find_files(footage, Path(output), held_out_share)
     annotator = Annotator(transcriber=transcriber, captioner=captioner)

@@ -93,10 +93,19 @@ class SampleClips(Callback):
         output: samples go to `output/step-XXXXXXX/KEY.mp4`, and to W&B when it is among the loggers.
         every_steps: of the trainer's global step.
         num_clips: prompts to sample.
+        from_start: whether the network is sampled before the first step too, to look at the others beside it.
     """
 
     def __init__(
-        self, *, shards: str, solver: Solver, guidance: Guidance, output: str, every_steps: int, num_clips: int = 2
+        self,
+        *,
+        shards: str,
+        solver: Solver,
+        guidance: Guidance,
+        output: str,
+        every_steps: int,
+        num_clips: int = 2,
+        from_start: bool = False,
     ) -> None:
         self.shards = shards
         self.solver = solver
@@ -104,11 +113,14 @@ class SampleClips(Callback):
         self.output = Path(output)
         self.every_steps = every_steps
         self.num_clips = num_clips
+        self.from_start = from_start
         self._requests: list[LatentClip] = []
         self._sampled_at = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._sampled_at = trainer.global_step  # not 0 in a resumed run
+        if self.from_start and trainer.global_step == 0:
+            self._sample(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -121,17 +133,21 @@ class SampleClips(Callback):
         if trainer.global_step // self.every_steps == self._sampled_at // self.every_steps:
             return
         self._sampled_at = trainer.global_step
+        self._sample(trainer, pl_module)
+
+    def _sample(self, trainer: Trainer, module: LightningModule) -> None:
         if not self._requests:
             held_out = read_latent_clips(self.shards, "validation", max_clips=self.num_clips)
             self._requests = [clip for clip, _ in held_out]
-        generator = ClipGenerator(
-            model=cast(Exporting, pl_module).exported_model,
-            solver=self.solver,
-            guidance=self.guidance,
-            tokenizers=tokenizers_of(self.shards),
-            frames_per_second=read_manifest(self.shards).frames_per_second,
-        )
-        samples = generator.generate(self._requests, seed=0)
+        with cast(Exporting, module).exporting() as model:
+            generator = ClipGenerator(
+                model=model,
+                solver=self.solver,
+                guidance=self.guidance,
+                tokenizers=tokenizers_of(self.shards),
+                frames_per_second=read_manifest(self.shards).frames_per_second,
+            )
+            samples = generator.generate(self._requests, seed=0)
         if not trainer.is_global_zero:
             return
         folder = self.output / f"step-{trainer.global_step:07d}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -19,8 +20,9 @@ log = logging.getLogger(__name__)
 class Exporting(Protocol):
     """What a training module says about its result."""
 
-    @property
-    def exported_model(self) -> SandwichTransformer: ...
+    def exporting(self) -> AbstractContextManager[SandwichTransformer]:
+        """The network to use after training, inside."""
+        ...
 
     @property
     def exported_steps(self) -> int:
@@ -39,6 +41,20 @@ def fit_and_export(
     if folder.is_dir():
         log.info("%s is there already: nothing to do (remove it or choose another output to train again)", folder)
         return folder
+    fit_or_resume(module, datamodule, trainer)
+    exporting = cast(Exporting, module)
+    provenance = Provenance.of(datamodule.manifest, stage=stage, num_steps=exporting.exported_steps)
+    with exporting.exporting() as model:
+        export_checkpoint(model, folder, provenance=provenance)
+    log.info("wrote %s", folder)
+    return folder
+
+
+def fit_or_resume(module: LightningModule, datamodule: LatentDataModule, trainer: Trainer) -> None:
+    """Trains to the end, from the newest checkpoint of an interrupted run if there is one.
+
+    Raises KeyboardInterrupt when the run is interrupted again.
+    """
     checkpoint = resume_path(trainer)
     if checkpoint:
         log.info("resuming from %s", checkpoint)
@@ -46,10 +62,3 @@ def fit_and_export(
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=False)
     except SystemExit as ended:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from ended
-    exporting = cast(Exporting, module)
-    provenance = Provenance(
-        stage=stage, num_steps=exporting.exported_steps, tokenizers=datamodule.manifest.fingerprints()
-    )
-    export_checkpoint(exporting.exported_model, folder, provenance=provenance)
-    log.info("wrote %s", folder)
-    return folder

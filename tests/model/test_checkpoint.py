@@ -15,10 +15,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hh_train.model.attention import PerClipAttention
-from hh_train.model.checkpoint import is_matrix_product_weight, load_model, load_weights, read_config, save_model
+from hh_train.model.checkpoint import (
+    inferred_config,
+    is_matrix_product_weight,
+    load_model,
+    load_weights,
+    read_config,
+    save_model,
+)
 from hh_train.model.config import ModelConfig
 from hh_train.model.transformer import SandwichTransformer
-from hh_train.model.weight_files import WeightFiles
+from hh_train.model.weight_files import StoredTensor, WeightFiles
+from hh_train.runtime.composition import compose_config
+from hh_train.runtime.config import instantiate
 
 SHARDED = Path(__file__).parent / "sharded_load.py"
 
@@ -216,3 +225,26 @@ def test_another_architecture_is_refused(tiny_model: SandwichTransformer, tmp_pa
 def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no checkpoint folder"):
         load_model(tmp_path)
+
+
+def test_shapes_say_what_the_architecture_is(
+    tiny_model: SandwichTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a small model in a file, and of the released 15B model."""
+    folder = save_model(tiny_model.state_dict(), tiny_model.config, tmp_path / "model")
+    assert inferred_config(folder) == tiny_model.config
+    with torch.device("meta"):
+        released = instantiate(compose_config("pretrain", ["model=sandwich_15b"]).module.model)
+    stored = {
+        name: StoredTensor(tmp_path, tuple(tensor.shape), tensor.dtype)
+        for name, tensor in released.state_dict().items()
+    }
+    files = WeightFiles(folder=tmp_path, tensors=stored, faults=(), lost=frozenset())
+    monkeypatch.setattr(WeightFiles, "scan", lambda _: files)
+    assert inferred_config(tmp_path) == released.config
+
+
+def test_other_weights_have_no_architecture_of_ours(tmp_path: Path) -> None:
+    save_file({"blocks.0.attn.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="not those of a sandwich transformer"):
+        inferred_config(tmp_path)

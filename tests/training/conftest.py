@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parent / "two_ranks.py"
 
 def run(strategy: str, folder: Path, *, num_ranks: int) -> Path:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
-    for training in ("flow_matching", "distillation"):
+    for training in ("flow_matching", "distillation", "finetuning"):
         done = subprocess.run(
             [sys.executable, *launcher, str(SCRIPT), training, strategy, str(folder)],
             env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=240,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from hh_train.data.packing import pack
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.noise_levels import ShiftedUniform
 from hh_train.flow.solvers import RenoiseSolver
+from hh_train.model.checkpoint import save_model
 from hh_train.model.config import ModelConfig
+from hh_train.model.lora import AdapterRecipe, AdapterRule, write_adapter
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.runtime.distributed import is_rank_zero, rank, world_size
 from hh_train.training.checkpoints import Provenance, export_checkpoint
@@ -30,6 +33,8 @@ from hh_train.training.dmd2.critic import CriticFlow
 from hh_train.training.dmd2.matching import DistributionMatching
 from hh_train.training.dmd2.module import DMD2Module
 from hh_train.training.dmd2.rollout import BackwardSimulation
+from hh_train.training.finetune.base import BaseModel
+from hh_train.training.finetune.module import FLOAT32, FineTuningModule
 from hh_train.training.flow_module import FlowMatchingModule
 from hh_train.training.optim import AdamWRecipe
 from hh_train.training.sharding import ShardedDataParallelStrategy
@@ -130,8 +135,36 @@ def distillation(strategy: str, output: Path) -> None:
         export(model, output / name)
 
 
+def finetuning(strategy: str, output: Path) -> None:
+    """Adapters beside frozen weights, which each process reads by itself, and all weights."""
+    base = output / "base"
+    if is_rank_zero() and not base.is_dir():
+        model = make_model()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        save_model(model.state_dict(), model.config, base)
+    while not base.is_dir():
+        time.sleep(0.1)
+    for name, adapters in (("adapted", AdapterRecipe(rules=(AdapterRule(rank=2),))), ("tuned", None)):
+        module = FineTuningModule(
+            base=BaseModel(checkpoint=str(base), compute_dtype="float32"),
+            adapters=adapters,
+            frozen=FLOAT32,
+            noise_levels=ShiftedUniform(),
+            optimizer=AdamWRecipe(learning_rate=1e-2),
+            ema_decay=0.5,
+        )
+        fit(module, strategy, max_steps=3)
+        with module.exporting() as model:
+            if adapters is None:
+                export(model, output / name)
+            else:
+                write_adapter(model, module.adapter, output / f"{name}.safetensors")
+
+
 if __name__ == "__main__":
-    {"flow_matching": flow_matching, "distillation": distillation}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
+    trainings = {"flow_matching": flow_matching, "distillation": distillation, "finetuning": finetuning}
+    trainings[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
     if dist.is_initialized():
         dist.barrier()
     sys.stdout.flush()

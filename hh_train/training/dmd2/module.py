@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -166,6 +168,11 @@ class DMD2Module(LightningModule):
         """The student to use after training: its EMA as soon as there is one."""
         has_average = self.ema is not None and int(self.ema.n_averaged) > 0
         return self.networks.exported(self.ema if has_average else None)
+
+    @contextmanager
+    def exporting(self) -> Iterator[SandwichTransformer]:
+        """`exported_model`, made once for what is done inside."""
+        yield self.exported_model
 
     @property
     def exported_steps(self) -> int:

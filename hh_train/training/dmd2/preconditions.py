@@ -41,7 +41,7 @@ def load_teacher(
     and it knows no guidance. `accept_distilled` takes it all the same.
     """
     provenance = Provenance.read(folder)
-    if provenance is not None and provenance.stage == "distill":
+    if provenance is not None and provenance.is_student:
         fault = f"the teacher {folder} is a distilled student ({provenance.num_steps} steps)"
         if not accept_distilled:
             raise ValueError(

@@ -31,9 +31,12 @@ class Captions:
     commonest: str
     num_commonest: int
     """Clips that have just this caption."""
+    trigger_word: str | None = None
+    """That is to call what is learnt."""
+    num_with_trigger: int = 0
 
     @classmethod
-    def of(cls, captions: Sequence[tuple[str, str]]) -> Captions:
+    def of(cls, captions: Sequence[tuple[str, str]], trigger_word: str | None = None) -> Captions:
         """Of keys and captions."""
         empty = [key for key, caption in captions if not caption.strip()]
         told = Counter(caption.strip() for _, caption in captions if caption.strip())
@@ -44,6 +47,8 @@ class Captions:
             num_empty=len(empty),
             commonest=commonest,
             num_commonest=count,
+            trigger_word=trigger_word,
+            num_with_trigger=sum(trigger_word in caption for _, caption in captions) if trigger_word else 0,
         )
 
 
@@ -169,6 +174,11 @@ class Guards:
                 f"{captions.num_commonest} of {captions.num_read} clips have the same caption "
                 f"({captions.commonest[:60]!r}): what sets them apart goes into every video; say in each what is in it"
             )
+        if captions.trigger_word and captions.num_with_trigger < captions.num_read:
+            found.append(
+                f"the trigger word {captions.trigger_word!r} is in {captions.num_with_trigger} of {captions.num_read} "
+                "captions: it calls what is learnt only if it stands in them; write it into each and tokenize again"
+            )
         return found
 
     def _of_memorizing(self, survey: Survey) -> list[str]:
@@ -192,6 +202,7 @@ def survey_run(
     trained_parameters: int,
     world_size: int = 1,
     num_captions: int = 256,
+    trigger_word: str | None = None,
 ) -> Survey:
     """Counts what the data module will hand out; it must be set up. Reads manifests and some captions.
 
@@ -204,7 +215,8 @@ def survey_run(
     sets = open_shard_sets(datamodule.shards, datamodule.reading)
     return Survey(
         sets=tuple(
-            _survey_set(one, drawn.get(number, []), datamodule, num_captions) for number, one in enumerate(sets)
+            _survey_set(one, drawn.get(number, []), datamodule, num_captions, trigger_word if number == 0 else None)
+            for number, one in enumerate(sets)
         ),
         steps_per_epoch=max(1, len(batches) // world_size),
         num_steps=num_steps,
@@ -213,7 +225,7 @@ def survey_run(
 
 
 def require_base(manifest: Manifest, config: ModelConfig, provenance: Provenance | None, *, owner: str) -> None:
-    """Checks that a base model goes with latents: channels always, and codecs where the checkpoint names them.
+    """Checks that a base model goes with latents: channels always; codecs and rates where the checkpoint names them.
 
     Raises ValueError that names every difference.
     """
@@ -232,12 +244,24 @@ def require_base(manifest: Manifest, config: ModelConfig, provenance: Provenance
             f"{owner} takes other latents than these shards hold: {'; '.join(faults)}; tokenize the footage with the "
             "tokenizers that it was trained with"
         )
-    if provenance is not None:
-        manifest.require_compatible(provenance.tokenizers, owner=owner)
+    if provenance is None:
+        return
+    manifest.require_compatible(provenance.tokenizers, owner=owner)
+    for name in ("frames_per_second", "samples_per_second"):
+        trained, here = getattr(provenance, name), getattr(manifest, name)
+        if trained is not None and trained != here:
+            raise ValueError(
+                f"{owner} was trained at {trained:g} {name.replace('_', ' ')}, these shards have {here:g}: tokenize "
+                "the footage alike"
+            )
 
 
 def _survey_set(
-    one: OpenSet, drawn: Sequence[PlannedClip], datamodule: LatentDataModule, num_captions: int
+    one: OpenSet,
+    drawn: Sequence[PlannedClip],
+    datamodule: LatentDataModule,
+    num_captions: int,
+    trigger_word: str | None,
 ) -> SetSurvey:
     samples, channels = one.manifest.samples_of("train"), one.manifest.channels
     sizes = Counter(" x ".join(map(str, sample.video)) if sample.video else "sound alone" for sample in samples)
@@ -248,7 +272,7 @@ def _survey_set(
     captions = None
     if one.storage.is_local:
         read = read_latent_clips(one.settings.path, "train", max_clips=num_captions)
-        captions = Captions.of([(metadata.key, metadata.prompt.compose()) for _, metadata in read])
+        captions = Captions.of([(metadata.key, metadata.prompt.compose()) for _, metadata in read], trigger_word)
     return SetSurvey(
         source=str(one.storage),
         num_clips=len(samples),
