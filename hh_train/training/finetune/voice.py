@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,16 +73,24 @@ class VoiceWatch(Callback):
         self._wanted: list[tuple[LatentClip, ClipMetadata]] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.latest = self._measured(trainer, pl_module)
-        is_base = not self.base
-        if is_base:
-            self.base = dict(self.latest)
-        reasons = self.reasons()
-        self._beyond = self._beyond + 1 if reasons else 0
+        reasons = self.judge(self._measured(trainer, pl_module))
         self._record(trainer, reasons)
-        if self._beyond >= self.patience:
+        if self.is_over:
             log.warning("stopping at step %d, since the voice goes: %s", trainer.global_step, "; ".join(reasons))
             trainer.should_stop = True
+
+    def judge(self, measured: Mapping[str, float]) -> Sequence[str]:
+        """Takes in what a validation measured, the first as the base's, and returns what is beyond its limit."""
+        self.latest = dict(measured)
+        self.base = self.base or dict(measured)
+        reasons = self.reasons()
+        self._beyond = self._beyond + 1 if reasons else 0
+        return reasons
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its patience is."""
+        return self._beyond >= self.patience
 
     def reasons(self) -> Sequence[str]:
         """What is beyond its limit."""
