@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from drawing import HeadPainter
 from motion import draw_poses
 from numpy.typing import NDArray
-from people import SPEAKERS_PER_SPLIT, Person, Scene, draw_person, draw_scene, generator
+from people import NEW_PEOPLE, SPEAKERS_PER_SPLIT, Person, Scene, draw_person, draw_scene, generator
 from phonemes import MouthTrack, mouth_track
 from speech import SAMPLES_PER_SECOND, Phoneme, Speech, speak
 from texts import Line, draw_line
@@ -46,7 +46,13 @@ class Recipe:
     two_shot_share: float
     framings: tuple[str, ...]
     head_motion: float
+    person: int | None = None
+    """The test speaker who speaks in every clip of every split; None draws each split's own speakers."""
     version: int = RECIPE_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """As a folder notes it; `person` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("person", None)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,9 @@ def plan_clip(recipe: Recipe, split: str, index: int) -> PlannedClip:
     """Decides a clip from the seed, the split and the index alone. Raises ValueError if no line fits `max_seconds`."""
     random = generator(recipe.seed, split, "clip", index)
     language = recipe.languages[index % len(recipe.languages)]
-    person = draw_person(recipe.seed, split, int(random.integers(SPEAKERS_PER_SPLIT[split])))
+    speaker = int(random.integers(SPEAKERS_PER_SPLIT[split]))
+    cast = (split, speaker) if recipe.person is None else (NEW_PEOPLE, recipe.person)
+    person = draw_person(recipe.seed, *cast)
     num_shots = 2 if random.random() < recipe.two_shot_share else 1
     scene = draw_scene(random, num_shots=num_shots, framings=recipe.framings)
     line, speech, num_frames = _draw_speech(random, recipe, split, language, person)

@@ -16,6 +16,8 @@ Color = tuple[int, int, int]
 """Red, green, blue, 0..255."""
 
 SPEAKERS_PER_SPLIT = {"train": 96, "validation": 16, "test": 16}
+NEW_PEOPLE = "test"
+"""The split whose speakers stand for people that a model has never seen."""
 
 SKINS: tuple[Color, ...] = ((247, 215, 190), (234, 190, 155), (208, 154, 112), (160, 108, 74), (112, 74, 52))
 HAIR_COLORS: dict[str, Color] = {

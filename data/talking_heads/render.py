@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import torch
 from clips import FRAMES_PER_SECOND, SHORTEST_FRAMES, Recipe, clip_key, render_clip
-from people import FRAMINGS
+from people import FRAMINGS, NEW_PEOPLE, SPEAKERS_PER_SPLIT
 from speech import library_paths
 from texts import CONTENTS, SPLITS, check_choices
 
@@ -103,7 +102,7 @@ def _claim(output: Path, recipe: Recipe) -> None:
     """Notes the recipe in the folder, so that a second run cannot mix two kinds of clips."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / _RECIPE_FILE
-    wanted = json.dumps(asdict(recipe), indent=2) + "\n"
+    wanted = json.dumps(recipe.to_json(), indent=2) + "\n"
     if not path.exists():
         path.write_text(wanted)
     elif path.read_text() != wanted:
@@ -132,6 +131,9 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         raise ValueError(f"--framings {options.framings!r}: choose one or more of {', '.join(FRAMINGS)}")
     if not 0 <= options.head_motion <= 2:
         raise ValueError(f"--head-motion {options.head_motion} is out of range: choose from 0 (still heads) to 2")
+    num_people = SPEAKERS_PER_SPLIT[NEW_PEOPLE]
+    if options.person is not None and not 0 <= options.person < num_people:
+        raise ValueError(f"--person {options.person} is no {NEW_PEOPLE} speaker: choose from 0 to {num_people - 1}")
     return Recipe(
         seed=options.seed,
         languages=languages,
@@ -143,6 +145,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         two_shot_share=options.two_shot_share,
         framings=framings,
         head_motion=options.head_motion,
+        person=options.person,
     )
 
 
@@ -168,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--two-shot-share", type=float, default=0.0, help="share of clips with a hard cut")
     parser.add_argument("--framings", default=",".join(FRAMINGS), help="comma-separated, of " + ", ".join(FRAMINGS))
     parser.add_argument("--head-motion", type=float, default=1.0, help="size of the heads' sway; 0 holds them still")
+    parser.add_argument("--person", type=int, help="one test speaker, 0 to 15, in every clip of every split")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     return parser

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from clips import SHORTEST_FRAMES, Recipe, plan_clip, render_clip
+from people import draw_person
 
 from hh_train.data.media.files import MediaReader
 
@@ -49,6 +50,14 @@ def test_a_speaker_keeps_name_and_looks_over_clips() -> None:
     people = {clip.metadata.speaker: clip.person for clip in clips}
     assert 5 < len(people) < 30
     assert all(clip.person == people[clip.metadata.speaker] for clip in clips)
+
+
+def test_a_new_person_is_the_speaker_of_the_test_split_and_changes_clothes() -> None:
+    recipe = replace(RECIPE, person=3)
+    clips = [plan_clip(recipe, split, index) for split in ("train", "validation", "test") for index in range(8)]
+    assert {clip.person for clip in clips} == {draw_person(0, "test", 3)}
+    assert len({(clip.scene.clothes_color, clip.scene.background) for clip in clips}) > 15
+    assert len({clip.metadata.transcript for clip in clips}) > 15
 
 
 def test_a_still_head_only_moves_mouth_brows_and_lids(tmp_path: Path) -> None:

@@ -100,6 +100,29 @@ def test_a_clip_that_fails_is_listed_and_the_rest_goes_on(
     assert sorted(path.stem for path in tmp_path.rglob("*.mp4")) == ["train-000000", "train-000002"]
 
 
+def test_one_test_speaker_in_every_split(footage: Path, tmp_path: Path) -> None:
+    assert _render(tmp_path, "train=6,validation=3,test=3", "--workers", "1", "--person", "7") == 0
+    assert json.loads((tmp_path / "recipe.json").read_text())["person"] == 7
+    found = [(file.split, read_metadata(file)) for file in find_footage(tmp_path)]
+    assert {metadata.speaker for _, metadata in found} == {"test-speaker-007"}
+    lines = {split: {m.transcript for s, m in found if s == split} for split in ("train", "validation", "test")}
+    assert [len(lines["train"] & lines["test"]), len(lines["train"] & lines["validation"])] == [0, 0]
+    assert len(lines["train"]) > 3
+    assert len({metadata.prompt.description for _, metadata in found}) > 6  # clothes, background, framing
+    dialogues = {metadata.prompt.dialogue[0].speaker for _, metadata in found}
+    assert len(dialogues) == 1
+    assert "person" not in json.loads((footage / "recipe.json").read_text())
+
+
+def test_another_person_needs_another_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _render(tmp_path, "test=1", "--workers", "1", "--person", "0") == 0
+    before = _files(tmp_path)
+    for options in (["--person", "1"], []):
+        assert _render(tmp_path, "test=2", *options) == 1
+        assert "another recipe" in capsys.readouterr().err
+    assert _files(tmp_path) == before
+
+
 def test_all_languages_share_a_folder(tmp_path: Path) -> None:
     options = ["--languages", "zh,yue,en,ja,ko,de,fr", "--content", "mixed", "--two-shot-share", "0.5"]
     assert _render(tmp_path, "train=7", "--workers", "1", *options) == 0
@@ -122,6 +145,8 @@ def test_all_languages_share_a_folder(tmp_path: Path) -> None:
         (["--two-shot-share", "2"], "--two-shot-share"),
         (["--framings", "far away"], "--framings"),
         (["--head-motion", "-1"], "--head-motion"),
+        (["--person", "16"], "choose from 0 to 15"),
+        (["--person", "-1"], "--person -1"),
     ],
 )
 def test_a_wrong_request_is_named_and_leaves_no_folder(
