@@ -77,8 +77,10 @@ def _whitening(within: Float[Tensor, "n D"], num_people: int) -> Float[Tensor, "
     correlations = scaled.T @ scaled / max(count - num_people, 1)
     shrunk = (1 - SHRINKAGE) * correlations + SHRINKAGE * torch.eye(dim, dtype=torch.float64)
     values, vectors = torch.linalg.eigh(shrunk)
-    return (vectors / values.sqrt()) @ vectors.T / spread[:, None]
+    even: Tensor = (vectors / values.sqrt()) @ vectors.T / spread[:, None]
+    return even
 
 
 def _units(rows: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
-    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    units: Tensor = rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return units
