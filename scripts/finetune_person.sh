@@ -3,7 +3,7 @@
 # On the teacher, on the student, and three ways to a student that knows the person. Needs a finished quickstart.
 #
 #   bash scripts/finetune_person.sh                 what it makes lies in runs/person
-#   HH_TRAIN_BASE=runs/quickstart HH_TRAIN_ROOT=runs/person PERSON=0 STEPS=120 bash scripts/finetune_person.sh
+#   HH_TRAIN_BASE=runs/quickstart HH_TRAIN_ROOT=runs/person PERSON=0 STEPS=100 bash scripts/finetune_person.sh
 #
 # Killed anywhere and started again, it goes on: every command leaves alone what is done.
 set -euo pipefail
@@ -13,7 +13,7 @@ source scripts/setup.sh
 base="${HH_TRAIN_BASE:-runs/quickstart}"
 export HH_TRAIN_ROOT="${HH_TRAIN_ROOT:-runs/person}"
 export WANDB_MODE="${WANDB_MODE:-offline}" WANDB_SILENT="${WANDB_SILENT:-true}"
-steps="${STEPS:-120}"
+steps="${STEPS:-100}"
 
 say() { printf '\n== %s\n' "$*"; }
 

@@ -77,7 +77,10 @@ class Cost:
         table.add_row(
             f"seconds a step at {ASSUMED_MFU:.0%} of {self.teraflops:.3g} TFLOP/s", f"{self.step_seconds:.3g}"
         )
-        table.add_row(f"hours of {self.num_steps:,} steps", f"{self.step_seconds * self.num_steps / 3600:.3g}")
+        minutes = self.step_seconds * self.num_steps / 60
+        table.add_row(
+            f"{self.num_steps:,} steps", f"{minutes:.2g} minutes" if minutes < 60 else f"{minutes / 60:.3g} hours"
+        )
         return table
 
     def to_json(self) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Survey:
         for column in columns:
             table.add_column(column, justify="left" if column in ("set", columns[-1]) else "right")
         for one in self.sets:
-            sizes = ", ".join(f"{size}: {count}" for size, count in one.buckets[:MAX_EXAMPLES])
+            sizes = "\n".join(f"{size}: {count}" for size, count in one.buckets[:MAX_EXAMPLES])
             table.add_row(
                 one.source, f"{one.num_clips:,}", str(one.num_dropped), str(one.num_silent), str(one.num_pictures),
                 f"{one.tokens_per_epoch:,}", f"{self.times_seen(one):.1f}", sizes,
