@@ -2,15 +2,22 @@
 
     python scripts/bench_finetune.py --format nf4 --rank 32
 
-Weights are random codes: time and memory do not depend on what they are.
+Weights are random codes: time and memory do not depend on what they are. On a CPU the peak is what its allocator has
+handed out beside the frozen weights, with which these are counted; its kernels may hold fp32 copies of a matrix that no
+GPU makes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeVar, get_args
 
 import torch
 
@@ -24,19 +31,20 @@ from hh_train.model.rope import RotaryBands
 from hh_train.model.size import ClipShape
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.training.memory import MemoryModel
-from hh_train.training.optim import AdamWRecipe
+from hh_train.training.optim import AdamWRecipe, Moments
 from hh_train.training.plan import FORMATS
 from hh_train.training.workload import Workload
 from hh_train.types import LatentClip, PackedBatch
 
 GIB = 2**30
+Result = TypeVar("Result")
 RELEASED = ModelConfig(
     num_layers=40, hidden_size=5120, head_dim=128, num_query_groups=8, video_in_channels=192, audio_in_channels=64,
     text_in_channels=3584, mm_layers=(0, 1, 2, 3, 36, 37, 38, 39), gelu7_layers=(0, 1, 2, 3),
 )  # fmt: skip
 SMALL = ModelConfig(
-    num_layers=4, hidden_size=256, head_dim=64, num_query_groups=2, video_in_channels=192, audio_in_channels=64,
-    text_in_channels=96, mm_layers=(0, 3), gelu7_layers=(0,),
+    num_layers=6, hidden_size=512, head_dim=64, num_query_groups=2, video_in_channels=192, audio_in_channels=64,
+    text_in_channels=96, mm_layers=(0, 5), gelu7_layers=(0,),
 )  # fmt: skip
 
 
@@ -70,8 +78,43 @@ def make_batch(config: ModelConfig, shape: ClipShape) -> PackedBatch:
     return pack([clip], patch=config.patch)
 
 
+def train(
+    model: SandwichTransformer, batch: PackedBatch, recipe: AdapterRecipe, *, moments: Moments, steps: int
+) -> tuple[list[float], float]:
+    """Seconds of each step, and the last loss."""
+    adapters = attach_adapter(model, "trained", recipe).to(batch.video.device)
+    optimizer, _ = AdamWRecipe(learning_rate=1e-4, moments=moments).build(adapters.parameters(), num_steps=steps)
+    seconds, last = [], 0.0
+    for step in range(steps):
+        if batch.video.is_cuda and step == 1:
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        prediction = model(batch)
+        loss = prediction.video.square().mean() + prediction.audio.square().mean()
+        del prediction
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        last = loss.item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return seconds, last
+
+
+def with_peak(run: Callable[[], Result], *, on_cpu: bool, before: int) -> tuple[Result, int]:
+    """What the function returns, and the most bytes that lay on the device meanwhile; `before` are there already."""
+    if not on_cpu:
+        return run(), torch.cuda.max_memory_allocated()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = run()
+    with tempfile.NamedTemporaryFile(suffix=".json") as trace:
+        profile.export_chrome_trace(trace.name)
+        events = json.loads(Path(trace.name).read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    return result, before + max(accumulate(size for _, size in changes))
+
+
 def measure(
-    config: ModelConfig, shape: ClipShape, name: str, *, rank: int, steps: int, offload: bool
+    config: ModelConfig, shape: ClipShape, name: str, *, rank: int, moments: Moments, steps: int, offload: bool
 ) -> dict[str, object]:
     """Measured and planned bytes and seconds of a step, with layers recomputed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -85,36 +128,29 @@ def measure(
         model.to(device)
     else:
         fill(model.to_empty(device=device))
-    adapters = attach_adapter(model, "trained", recipe).to(device)
-    optimizer, _ = AdamWRecipe(learning_rate=1e-4).build(adapters.parameters(), num_steps=steps)
     batch = make_batch(config, shape).to(device)
-    times = []
-    for step in range(steps):
-        if device.type == "cuda" and step == 1:
-            torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        prediction = model(batch)
-        loss = prediction.video.square().mean() + prediction.audio.square().mean()
-        del prediction
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        times.append((loss.item(), time.perf_counter() - start)[1])  # item waits for the device
-    workload = Workload(model=make, kind="finetune", ema=False, frozen=FORMATS[name], adapters=recipe, offload=offload)
+    frozen = sum(parameter.nbytes for parameter in model.parameters())
+    (seconds, loss), peak = with_peak(
+        partial(train, model, batch, recipe, moments=moments, steps=steps), on_cpu=device.type == "cpu", before=frozen
+    )
+    workload = Workload(
+        model=make, kind="finetune", ema=False, moments=moments, frozen=FORMATS[name], adapters=recipe, offload=offload
+    )
     planned = MemoryModel(workload=workload, on_cpu=device.type == "cpu").device_bytes(
         batch.layouts, strategy="ddp", num_devices=1, kind="full"
     )
-    peak = torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else None
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "format": name,
+        "moments": moments,
         "offload": offload,
         "tokens": batch.num_tokens,
         "trained_parameters": workload.trained_parameters,
-        "loss": loss.item(),
-        "peak_gib": peak,
-        "planned_peak_gib": planned.peak / GIB,
-        "seconds_per_step": sorted(times[1:])[len(times[1:]) // 2],
+        "loss": loss,
+        "frozen_gib": frozen / GIB,
+        "peak_gib": peak / GIB,
+        "planned_peak_gib": (planned.peak + (workload.offloaded_bytes if device.type == "cpu" else 0)) / GIB,
+        "seconds_per_step": sorted(seconds[1:])[len(seconds[1:]) // 2],
     }
 
 
@@ -122,18 +158,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--format", choices=tuple(FORMATS), default="nf4")
     parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--moments", choices=get_args(Moments), default="float32", help="of the optimizer")
     parser.add_argument("--steps", type=int, default=5, help="the first one is left out")
     parser.add_argument("--offload", action="store_true", help="frozen weights in the CPU's memory")
     parser.add_argument("--small", action="store_true", help="a small model and clip, for CPUs")
     arguments = parser.parse_args()
     config = SMALL if arguments.small else RELEASED
     shape = (
-        ClipShape(size=(64, 64), seconds=0.96, text_tokens=20)
+        ClipShape(size=(128, 128), seconds=2.0, text_tokens=20)
         if arguments.small
         else ClipShape(size=(256, 448), seconds=5.0)
     )
     result = measure(
-        config, shape, arguments.format, rank=arguments.rank, steps=arguments.steps, offload=arguments.offload
+        config,
+        shape,
+        arguments.format,
+        rank=arguments.rank,
+        moments=arguments.moments,
+        steps=arguments.steps,
+        offload=arguments.offload,
     )
     print(json.dumps(result, indent=2))
 

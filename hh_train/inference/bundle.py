@@ -129,8 +129,12 @@ def write_bundle(
     seed: int,
     bfloat16_products: bool = False,
     scores: Mapping[str, Any] | None = None,
+    adapters: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Writes the bundle, whole or not at all, with the digest of the clip that `generator` makes of prompt and seed."""
+    """Writes the bundle, whole or not at all, with the digest of the clip that `generator` makes of prompt and seed.
+
+    `adapters` names those that are in the model's weights.
+    """
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     request = generator.request("clip", prompt, num_frames=geometry.num_frames, size=geometry.size)
@@ -148,6 +152,7 @@ def write_bundle(
         "reference": {"prompt": prompt, "seed": seed, **asdict(geometry), "sha256": reference},
         "tokenizers": generator.tokenizers.fingerprints(),
         "scores": scores,
+        "adapters": list(adapters),
     }
     (unfinished / "README.md").write_text(model_card(fields, model.config), encoding="utf-8")
     fields["files"] = {

@@ -20,6 +20,7 @@ A single-stream audio-video transformer, exported by hh_train {code_version}.
 | noise levels | {levels} |
 | pictures | {fps:g} frames a second; reference clip {num_frames} frames of {height}x{width} |
 | matrix products | {dtype} |
+| adapters in the weights | {adapters} |
 
 ## Use
 
@@ -64,6 +65,7 @@ def model_card(fields: Mapping[str, Any], config: ModelConfig) -> str:
         height=reference["size"][0],
         width=reference["size"][1],
         dtype=fields["compute_dtype"],
+        adapters=", ".join(f"{one['path']} (weight {one.get('weight', 1.0)})" for one in fields["adapters"]) or "none",
         prompt="\n".join("    " + line for line in reference["prompt"].splitlines()),
         scores=_scores(fields["scores"]),
         sha256=reference["sha256"],

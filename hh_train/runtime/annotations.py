@@ -1,7 +1,8 @@
 """Whether a value from YAML fits a Python annotation, and the value as that annotation wants it.
 
 YAML knows numbers, strings, lists and mappings only, so what a user may expect is converted: an int where a float is
-wanted, a list where a tuple or set is wanted, a string where a path or the name of an enum member is wanted.
+wanted, a list where a tuple or set is wanted, a string where a path or the name of an enum member is wanted. A mapping
+without a `_target_` fits a TypedDict.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ def describe(annotation: Any) -> str:
         return "None"
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " | ".join(describe(part) for part in typing.get_args(annotation))
+    if typing.is_typeddict(annotation):
+        keys = (f"{name}{'' if wanted else '?'}: {describe(of)}" for name, (of, wanted) in _entries(annotation).items())
+        return f"{{{', '.join(keys)}}}"
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("typing.", "").replace("collections.abc.", "")
@@ -74,6 +78,8 @@ def fit(value: Any, annotation: Any, key: str, faults: list[Fault]) -> Any:
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
             faults.append(Fault(key, f"got {value!r}, wanted one of {', '.join(map(repr, arguments))}"))
         return value
+    if typing.is_typeddict(annotation):
+        return _fit_entries(value, annotation, key, faults)
     kind = origin or annotation
     if isinstance(value, list | tuple) and (kind in _SEQUENCES or kind in _SETS or kind is tuple):
         return _fit_elements(value, kind, arguments, key, faults)
@@ -102,6 +108,31 @@ def _fit_union(value: Any, members: tuple[Any, ...], key: str, faults: list[Faul
     got = describe(value.annotation) if isinstance(value, Unbuilt) else _show(value)
     faults.extend(nearest or [_misfit(got, typing.Union[members], key)])  # noqa: UP007 (built at run time)
     return value
+
+
+def _fit_entries(value: Any, annotation: Any, key: str, faults: list[Fault]) -> Any:
+    entries = _entries(annotation)
+    if not isinstance(value, Mapping):
+        faults.append(_misfit(_show(value), annotation, key))
+        return value
+    missing = [name for name, (_, is_required) in entries.items() if is_required and name not in value]
+    faults.extend(Fault(_join(key, name), f"is missing, in {describe(annotation)}") for name in missing)
+    unknown = [name for name in value if name not in entries]
+    faults.extend(Fault(_join(key, name), f"is unknown, wanted {describe(annotation)}") for name in unknown)
+    return {
+        name: fit(element, entries.get(name, (Any, False))[0], _join(key, name), faults)
+        for name, element in value.items()
+    }
+
+
+def _entries(annotation: Any) -> dict[str, tuple[Any, bool]]:
+    """Of a TypedDict: each key's annotation, and whether it must be there."""
+    hints = typing.get_type_hints(annotation, include_extras=True)
+    optional = {name for name, hint in hints.items() if typing.get_origin(hint) is typing.NotRequired}
+    return {
+        name: (typing.get_args(hint)[0] if name in optional else hint, name not in optional)
+        for name, hint in hints.items()
+    }
 
 
 def _fit_elements(value: list[Any] | tuple[Any, ...], kind: Any, arguments: Any, key: str, faults: list[Fault]) -> Any:

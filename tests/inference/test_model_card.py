@@ -31,6 +31,7 @@ def fields() -> dict[str, Any]:
             "sha256": "feedbeef",
         },
         "scores": None,
+        "adapters": [],
     }
 
 
@@ -55,6 +56,13 @@ def test_facts_are_in_their_rows(fields: dict[str, Any], tiny_config: ModelConfi
 def test_the_prompt_is_set_as_code(fields: dict[str, Any], tiny_config: ModelConfig) -> None:
     lines = model_card(fields, tiny_config).splitlines()
     assert "    A woman" in lines and '    <Woman, English>: "hello there"' in lines
+
+
+def test_adapters_are_named(fields: dict[str, Any], tiny_config: ModelConfig) -> None:
+    assert cells(model_card(fields, tiny_config), "adapters in the weights")[1] == "none"
+    fields["adapters"] = [{"path": "look.safetensors", "weight": 0.8}, {"path": "voice.safetensors"}]
+    wanted = "look.safetensors (weight 0.8), voice.safetensors (weight 1.0)"
+    assert cells(model_card(fields, tiny_config), "adapters in the weights")[1] == wanted
 
 
 def test_guidance_is_told(fields: dict[str, Any], tiny_config: ModelConfig) -> None:

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Optional, Protocol, Self
+from typing import Any, Literal, NotRequired, Optional, Protocol, Self, TypedDict
 
 import pytest
 from hypothesis import given
@@ -33,6 +33,11 @@ class Dog:
     @classmethod
     def born(cls, *, age: int) -> Self:
         return cls()
+
+
+class Row(TypedDict):
+    path: Path
+    weight: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,21 @@ def test_refuses_what_does_not_fit(value: Any, annotation: Any) -> None:
 def test_reports_every_element_where_it_stands() -> None:
     faults = refused({"a": ["x", 1, None], "b": [2, "y"]}, dict[str, list[int]] | None)
     assert [fault.key for fault in faults] == ["key.a.0", "key.a.2", "key.b.1"]
+
+
+def test_mappings_of_known_keys() -> None:
+    faults: list[Fault] = []
+    rows = fit([{"path": "a", "weight": 1}, {"path": "b"}], Sequence[Row], "rows", faults)
+    assert not faults and rows == [{"path": Path("a"), "weight": 1.0}, {"path": Path("b")}]
+    assert type(rows[0]["weight"]) is float
+    fit([{"wieght": 1.0}, {"path": 3}, "c"], Sequence[Row], "rows", faults)
+    shown = "{path: Path, weight?: float}"
+    assert list(map(str, faults)) == [
+        f"rows.0.path: is missing, in {shown}",
+        f"rows.0.wieght: is unknown, wanted {shown}",
+        "rows.1.path: got 3 (int), wanted Path",
+        f"rows.2: got 'c' (str), wanted {shown}",
+    ]
 
 
 def test_a_mapping_for_an_object_is_told_about_targets() -> None:

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from hh_train.model.checkpoint import load_model
+from hh_train.model.lora import (
+    AdapterRecipe,
+    AdapterRecord,
+    AdapterRule,
+    attach_adapter,
+    folder_fingerprint,
+    write_adapter,
+)
 from hh_train.runtime.composition import compose_config
 from hh_train.runtime.config import config_faults, instantiate
 from hh_train.runtime.overrides import quote_odd_values
@@ -89,6 +99,18 @@ def teacher(pretrain: StageRunner) -> Path:
 def student(distill: StageRunner, teacher: Path) -> Path:
     """The checkpoint folder of a distillation run."""
     return distill()
+
+
+@pytest.fixture(scope="session")
+def student_look(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an adapter that changes what the student makes."""
+    model = load_model(student)
+    adapters = attach_adapter(model, "look", AdapterRecipe(rules=(AdapterRule(rank=2),)))
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    record = AdapterRecord(base=folder_fingerprint(student), trigger_word="ohwx")
+    return write_adapter(model, adapters, tmp_path_factory.mktemp("look") / "look.safetensors", record=record)
 
 
 def modification_times(folder: Path) -> dict[Path, int]:

@@ -112,6 +112,21 @@ def test_a_checkpoint_of_other_codecs_is_refused(generate: Generate, student: Pa
     assert not list((tmp_path / "out").glob("*.mp4"))
 
 
+def test_adapters_change_the_clips_and_are_recorded(generate: Generate, student_look: Path, road: Path) -> None:
+    plain = generate("student", f"output={road}/plain", "max_clips=1")
+    half = generate("student", f"output={road}/half", "max_clips=1", f"adapters=[{{path:{student_look},weight:0.5}}]")
+    none = generate("student", f"output={road}/none", "max_clips=1", f"adapters=[{{path:{student_look},weight:0}}]")
+    (key,) = [file.stem for file in plain.glob("*.mp4")]
+    spreads = [record_of(folder, key)["latent_statistics"]["video"]["std"] for folder in (plain, half, none)]
+    assert spreads[2] == pytest.approx(spreads[0], rel=1e-3) and abs(spreads[1] - spreads[0]) > 1e-2 * spreads[0]
+    assert record_of(half, key)["generation"]["adapters"] == [{"path": str(student_look), "weight": 0.5}]
+    with pytest.raises(ValueError, match="clips that were made with the adapters none, and now they are") as caught:
+        generate("student", f"output={plain}", f"adapters=[{{path:{student_look}}}]")
+    assert str(plain) in str(caught.value)
+    with pytest.raises(ValueError, match="trained on another base"):
+        generate("teacher", f"output={road}/other", f"adapters=[{{path:{student_look}}}]")
+
+
 def test_a_folder_without_a_checkpoint_is_told(generate: Generate, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no checkpoint folder"):
         generate("student", f"checkpoint={tmp_path}/none", f"output={tmp_path}/out")

@@ -17,14 +17,16 @@ from hh_train.model.lora.attach import (
     initialize_adapter,
     without_adapters,
 )
+from hh_train.model.lora.chosen import AdapterChoice, as_records, convert_adapter, load_with_adapters
 from hh_train.model.lora.files import AdapterFile, AdapterRecord, attach_file, read_adapter, write_adapter
 from hh_train.model.lora.fingerprint import base_fingerprint, folder_fingerprint
 from hh_train.model.lora.matrices import PairWeights, attach_weights, fill_adapter, matrix_changes
-from hh_train.model.lora.merge import MergedAdapters, merge_adapters, merged_state_dict, write_merged
+from hh_train.model.lora.merge import MergedAdapters, fold_adapters, merge_adapters, merged_state_dict, write_merged
 from hh_train.model.lora.targets import AdapterRecipe, AdapterRule, Cell, num_parameters
 
 __all__ = [
     "AdaptedNetwork",
+    "AdapterChoice",
     "AdapterFile",
     "AdapterRecipe",
     "AdapterRecord",
@@ -37,14 +39,18 @@ __all__ = [
     "active_adapters",
     "adapter_names",
     "adapter_set",
+    "as_records",
     "attach_adapter",
     "attach_file",
     "attach_weights",
     "base_fingerprint",
+    "convert_adapter",
     "detach_adapter",
     "fill_adapter",
+    "fold_adapters",
     "folder_fingerprint",
     "initialize_adapter",
+    "load_with_adapters",
     "matrix_changes",
     "merge_adapters",
     "merged_state_dict",

@@ -59,11 +59,21 @@ class AdapterRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFile:
-    """A file that was read: `style` is that of its keys; `record` is empty for one of another tool."""
+    """A file that was read.
+
+    Args:
+        style: of its keys.
+        record: empty for a file of another tool.
+        changes: of whole matrices, by their names.
+        cells: parts and experts that the changes are made of; None where the file does not say.
+        weights: the changes taken apart.
+    """
 
     path: Path
     style: str
     record: AdapterRecord
+    changes: Mapping[str, MatrixChange]
+    cells: Mapping[Cell, RankScale] | None
     weights: Mapping[Cell, PairWeights]
 
 
@@ -83,26 +93,46 @@ def write_adapter(
 
     Raises ValueError for an unknown style and a path that does not go with it.
     """
+    path = _path_of(style, path)
+    changes = matrix_changes(model, adapters)
+    if is_rank_zero():
+        write_changes(changes, path, style=style, record=record, cells=adapters.cells, bfloat16=bfloat16)
+    barrier()
+    return path
+
+
+def write_changes(
+    changes: Mapping[str, MatrixChange],
+    path: str | Path,
+    *,
+    style: KeyStyle,
+    record: AdapterRecord | None = None,
+    cells: Mapping[Cell, RankScale] | None = None,
+    bfloat16: bool = False,
+) -> Path:
+    """`write_adapter` of changes that are at hand, and of the cells that they are made of. One process calls it."""
+    path = _path_of(style, path)
+    tensors = styled(changes, style, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+    metadata = _metadata(record or AdapterRecord(), changes, cells)
+    file = path / PEFT_WEIGHTS if style == "peft" else path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(file.name + ".unfinished")
+    save_file(tensors, unfinished, metadata)
+    if style == "peft":  # before the weights, which mean nothing without their scales
+        settings = path / (PEFT_CONFIG + ".unfinished")
+        settings.write_text(json.dumps(_peft_config(changes), indent=2) + "\n")
+        settings.rename(path / PEFT_CONFIG)
+    unfinished.rename(file)
+    return path
+
+
+def _path_of(style: KeyStyle, path: str | Path) -> Path:
     path = Path(path)
     if style not in KEY_STYLES:
         raise ValueError(f"got the key style {style!r}, wanted one of {', '.join(KEY_STYLES)}")
     if (path.suffix == ".safetensors") == (style == "peft"):
         wanted = "a folder" if style == "peft" else "a file that ends in .safetensors"
         raise ValueError(f"got the path {path} for the style {style}, wanted {wanted}")
-    changes = matrix_changes(model, adapters)
-    if is_rank_zero():
-        tensors = styled(changes, style, dtype=torch.bfloat16 if bfloat16 else torch.float32)
-        metadata = _metadata(record or AdapterRecord(), adapters.cells)
-        file = path / PEFT_WEIGHTS if style == "peft" else path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(file.name + ".unfinished")
-        save_file(tensors, unfinished, metadata)
-        if style == "peft":  # before the weights, which mean nothing without their scales
-            settings = path / (PEFT_CONFIG + ".unfinished")
-            settings.write_text(json.dumps(_peft_config(changes, adapters.decomposed), indent=2) + "\n")
-            settings.rename(path / PEFT_CONFIG)
-        unfinished.rename(file)
-    barrier()
     return path
 
 
@@ -141,10 +171,10 @@ def read_adapter(path: str | Path, config: ModelConfig) -> AdapterFile:
             f"{path} has values that are no numbers (NaN or infinite): its training diverged, or the file is damaged. "
             f"Take an earlier one:\n  {_listed(damaged)}"
         )
+    named = {linear_name(*place): change for place, change in changes.items()}
     if layout is not None:
         if over := rank_faults(config, layout):
             raise ValueError(f"{path}: {_listed(over)}")
-        named = {linear_name(*place): change for place, change in changes.items()}
         weights = split_changes(named, layout, config)
     else:
         weights = {
@@ -152,7 +182,8 @@ def read_adapter(path: str | Path, config: ModelConfig) -> AdapterFile:
             for (layer, matrix), change in changes.items()
             for cell, pair in whole_matrix_cells(layer, matrix, change, config).items()
         }
-    return AdapterFile(path=path, style=parsed.style, record=_record(metadata, file), weights=weights)
+    record = _record(metadata, file)
+    return AdapterFile(path=path, style=parsed.style, record=record, changes=named, cells=layout, weights=weights)
 
 
 def attach_file(
@@ -174,23 +205,28 @@ def attach_file(
     """
     found = read_adapter(path, model.config)
     if found.record.base is not None and not any_base:
-        _require_base(found.record.base, base, model, found.path)
+        base = _fingerprint(model, found) if base is None else base
+        if base is not None:
+            require_base(found, base)
     attach_weights(model, name, found.weights)
     return found
 
 
-def _require_base(trained_on: str, base: str | None, model: SandwichTransformer, path: Path) -> None:
-    if base is None:
-        try:
-            base = base_fingerprint(model)
-        except ValueError as error:
-            log.warning("%s was trained on base %s, which is not compared: %s", path, trained_on, error)
-            return
-    if base != trained_on:
+def require_base(found: AdapterFile, base: str) -> None:
+    """Raises ValueError for an adapter that says it was trained on a model of another fingerprint."""
+    if found.record.base not in (None, base):
         raise ValueError(
-            f"{path} was trained on another base: on {trained_on}, and this model is {base}. Load that base, or say "
-            "any_base: true if this model comes from it and you want the adapter on it all the same"
+            f"{found.path} was trained on another base: on {found.record.base}, and this model is {base}. Load that "
+            "base, or say any_base: true if this model comes from it and you want the adapter on it all the same"
         )
+
+
+def _fingerprint(model: SandwichTransformer, found: AdapterFile) -> str | None:
+    try:
+        return base_fingerprint(model)
+    except ValueError as error:
+        log.warning("%s was trained on base %s, which is not compared: %s", found.path, found.record.base, error)
+        return None
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -243,19 +279,22 @@ def _shape_faults(
     return faults
 
 
-def _metadata(record: AdapterRecord, cells: Mapping[Cell, RankScale]) -> dict[str, str]:
+def _metadata(
+    record: AdapterRecord, changes: Mapping[str, MatrixChange], cells: Mapping[Cell, RankScale] | None
+) -> dict[str, str]:
     """Also in the fields that other tools show."""
-    ranks = Counter(scale.rank for scale in cells.values())
-    alphas = Counter(scale.alpha for scale in cells.values())
-    rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
+    scales = cells if cells is not None else {key: RankScale(one.rank, one.alpha) for key, one in changes.items()}
+    rank = Counter(scale.rank for scale in scales.values()).most_common(1)[0][0]
+    alpha = Counter(scale.alpha for scale in scales.values()).most_common(1)[0][0]
     metadata = {
         "format": "pt",
         RECORD_KEY: json.dumps({**asdict(record), "rank": rank, "alpha": alpha}, sort_keys=True),
-        CELLS_KEY: json.dumps({cell.address: [scale.rank, scale.alpha] for cell, scale in cells.items()}),
         "modelspec.architecture": "magihuman/lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(alpha),
     }
+    if cells is not None:
+        metadata[CELLS_KEY] = json.dumps({cell.address: [scale.rank, scale.alpha] for cell, scale in cells.items()})
     if record.trigger_word is not None:
         metadata["modelspec.trigger_phrase"] = record.trigger_word
     if record.base is not None:
@@ -295,7 +334,7 @@ def _json(text: str, what: str) -> dict[str, Any]:
     return found
 
 
-def _peft_config(changes: Mapping[str, MatrixChange], decomposed: bool) -> dict[str, Any]:
+def _peft_config(changes: Mapping[str, MatrixChange]) -> dict[str, Any]:
     """What peft's LoraConfig reads; every matrix by its whole name."""
     rank = Counter(change.rank for change in changes.values()).most_common(1)[0][0]
     alpha = Counter(change.alpha for change in changes.values()).most_common(1)[0][0]
@@ -308,7 +347,7 @@ def _peft_config(changes: Mapping[str, MatrixChange], decomposed: bool) -> dict[
         "rank_pattern": {linear: change.rank for linear, change in changes.items() if change.rank != rank},
         "alpha_pattern": {linear: change.alpha for linear, change in changes.items() if change.alpha != alpha},
         "target_modules": list(changes),
-        "use_dora": decomposed,
+        "use_dora": any(change.magnitude is not None for change in changes.values()),
         "use_rslora": False,
         "bias": "none",
         "fan_in_fan_out": False,

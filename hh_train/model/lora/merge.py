@@ -17,6 +17,7 @@ from hh_train.model.lora.attach import (
     adapted_linears,
     adapter_names,
     adapter_set,
+    detach_adapter,
     without_adapters,
 )
 from hh_train.model.transformer import SandwichTransformer
@@ -52,7 +53,7 @@ def merge_adapters(
     Raises ValueError for unknown names, and for a base whose weights are sharded or quantized.
     """
     linears = adapted_linears(model)
-    was_active = dict(next(iter(linears.values())).switch.weights) if linears else {}
+    was_active = _active(model)
     sets = [(adapter_set(model, name), scale) for name, scale in (was_active if weights is None else weights).items()]
     originals = {}
     merged = {linear: _merged(linear, _base_weight(linear, linears[linear].base), sets) for linear in _changed(sets)}
@@ -62,6 +63,21 @@ def merge_adapters(
         weight.data = tensor
     activate(model, {})
     return MergedAdapters(model=model, originals=originals, was_active=was_active)
+
+
+@torch.no_grad()
+def fold_adapters(model: SandwichTransformer, weights: Mapping[str, float] | None = None) -> None:
+    """Adds adapters, by default those at work, for good, a matrix at a time, and takes all out of the model.
+
+    Raises ValueError as `merge_adapters`.
+    """
+    linears, chosen = adapted_linears(model), _active(model) if weights is None else weights
+    sets = [(adapter_set(model, name), scale) for name, scale in chosen.items()]
+    bases = {linear: _base_weight(linear, linears[linear].base) for linear in _changed(sets)}
+    for linear, weight in bases.items():
+        weight.data = _merged(linear, weight, sets)
+    for name in adapter_names(model):
+        detach_adapter(model, name)
 
 
 @torch.no_grad()
@@ -94,6 +110,10 @@ def write_merged(
     sets = {adapter_set(model, name): scale for name, scale in chosen.items()}
     state = merged_state_dict(model, sets)
     return save_model(state, model.config, folder, bfloat16_products=bfloat16_products, records=records)
+
+
+def _active(model: SandwichTransformer) -> dict[str, float]:
+    return next((dict(linear.switch.weights) for linear in adapted_linears(model).values()), {})
 
 
 def _changed(sets: list[tuple[AdapterSet, float]]) -> list[str]:

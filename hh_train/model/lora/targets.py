@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,12 +173,14 @@ class AdapterRule:
         faults = []
         if self.rank < 0:
             faults.append(f"rank {self.rank}, wanted 1 or more, or 0 for none")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            faults.append(f"alpha {self.alpha}, wanted a number above 0, or null for the rank")
         names = (*PARTS, *PACKED)
         strange = [pattern for pattern in self.parts if not any(fnmatchcase(name, pattern) for name in names)]
         if strange or not self.parts:
             faults.append(f"parts {strange or list(self.parts)}, wanted patterns of {', '.join(names)}")
-        if not self.experts:
-            faults.append(f"no experts, wanted some of {', '.join(EXPERTS)}")
+        if not self.experts or not set(self.experts) <= set(EXPERTS):
+            faults.append(f"experts {list(self.experts)}, wanted some of {', '.join(EXPERTS)}")
         if self.layers != "all" and not re.fullmatch(r"\d+(-\d+)?(,\s*\d+(-\d+)?)*", self.layers):
             faults.append(f'layers {self.layers!r}, wanted "all" or numbers and ranges like "0-3,36-39"')
         if faults:

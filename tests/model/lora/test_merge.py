@@ -15,8 +15,10 @@ from hh_train.model.lora import (
     AdapterSet,
     activate,
     active_adapters,
+    adapter_names,
     adapter_set,
     attach_adapter,
+    fold_adapters,
     merge_adapters,
     merged_state_dict,
     write_merged,
@@ -65,6 +67,22 @@ def test_several_with_weights(
     merged.undo()
     with active_adapters(tiny_model, weights):
         assert torch.equal(tiny_model(batch).video, live.video)
+
+
+@torch.no_grad()
+def test_folded_in_for_good(
+    tiny_model: SandwichTransformer, recipes: dict[str, AdapterRecipe], batch: PackedBatch, disturbed: Disturbed
+) -> None:
+    """Only those with a weight stay; the model has the names of one that was never adapted."""
+    names = list(tiny_model.state_dict())
+    for seed, name in enumerate(("parts", "voice", "decomposed")):
+        disturbed(attach_adapter(tiny_model, name, recipes[name]), seed)
+    weights = {"parts": 0.5, "decomposed": -0.8}
+    with active_adapters(tiny_model, weights):
+        live = tiny_model(batch)
+    fold_adapters(tiny_model, weights)
+    assert_same(tiny_model(batch), live)
+    assert list(tiny_model.state_dict()) == names and adapter_names(tiny_model) == []
 
 
 def test_weights_are_those_written_out_row_by_row(

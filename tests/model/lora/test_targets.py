@@ -86,7 +86,9 @@ def test_voice_alone(tiny_config: ModelConfig) -> None:
         ({"rank": -1}, "rank -1, wanted 1 or more"),
         ({"parts": ["attention.query"]}, r"parts \['attention.query'\], wanted patterns of attention.q"),
         ({"parts": []}, "wanted patterns of"),
-        ({"experts": []}, "no experts, wanted some of video, audio, text, shared"),
+        ({"experts": []}, r"experts \[\], wanted some of video, audio, text, shared"),
+        ({"alpha": 0.0}, "alpha 0.0, wanted a number above 0"),
+        ({"alpha": float("nan")}, "alpha nan, wanted a number above 0"),
         ({"layers": "first"}, 'wanted "all" or numbers and ranges'),
     ],
 )
