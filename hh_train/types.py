@@ -34,15 +34,18 @@ LANGUAGE_NAMES = {
 }
 """The languages: names as in prompts, by codes as in metadata."""
 _OTHER_NAMES = {
-    "zh": "chinese zho chi cmn putonghua 中文 汉语 漢語 普通话 普通話 国语 國語 华语 華語",
-    "yue": "粤语 粵語 广东话 廣東話 广州话 廣州話",
-    "en": "eng 英语 英語",
-    "ja": "jpn jp nihongo 日本語 日语 日語",
-    "ko": "kor kr 한국어 한국말 韩语 韓語",
-    "de": "deu ger deutsch 德语 德語",
-    "fr": "fra fre français francais 法语 法語",
+    "zh": (
+        "chinese zho chi cmn putonghua 中文 汉语 漢語 普通话 普通話 国语 國語 华语 華語 官话 官話 中国话 中國話 中国語 "
+        "중국어 chinesisch chinois"
+    ),
+    "yue": "粤语 粵語 广东话 廣東話 广州话 廣州話 広東語 광둥어 kantonesisch cantonais",
+    "en": "eng 英语 英語 英文 영어 englisch anglais",
+    "ja": "jpn jp nihongo 日本語 日语 日語 日文 にほんご 일본어 japanisch japonais",
+    "ko": "kor kr 한국어 한국말 韩语 韓語 韩文 韓文 韓国語 koreanisch coréen",
+    "de": "deu ger deutsch 德语 德語 德文 ドイツ語 독일어 allemand",
+    "fr": "fra fre français francais 法语 法語 法文 フランス語 프랑스어 französisch",
 }
-"""What else the languages are called: ISO 639 codes, and names in their own scripts."""
+"""What else the languages are called: ISO 639 codes, and names in their own languages and in each other."""
 _LANGUAGE_CODES = {
     name: code
     for code, english in LANGUAGE_NAMES.items()
@@ -51,14 +54,15 @@ _LANGUAGE_CODES = {
 _BOTH_CHINESE = frozenset({"zh", "chinese", "zho", "chi", "中文"})
 """Names that Mandarin has when it stands alone, and Cantonese beside its own."""
 _CANTONESE_SUBTAGS = frozenset({"yue", "hk", "mo"})
+_CANTONESE_REGIONS = ("hong kong", "hongkong", "macau", "macao")
 
 
 def language_code(language: str) -> str | None:
     """The code of a language given in any usual form; None for one that is none of the seven.
 
     Codes, tags, English and own names mean the same: `zh`, `cmn`, `zh-CN`, `zh_Hans_CN`, `Chinese`, `Mandarin`,
-    `Chinese (Mandarin)`, `Mandarin Chinese` and `中文`. `Chinese (Cantonese)`, `zh-yue` and `zh-HK` are Cantonese. Two
-    languages in one name are none.
+    `Chinese (Mandarin)`, `Mandarin Chinese` and `中文`. `Chinese (Cantonese)`, `zh-yue`, `zh-HK` and `Chinese (Hong
+    Kong)` are Cantonese. Two languages in one name are none.
     """
     written = unicodedata.normalize("NFKC", language).lower()
     words = re.findall(r"[^\W_]+", written)
@@ -66,6 +70,8 @@ def language_code(language: str) -> str | None:
         is_cantonese = words[0] in _BOTH_CHINESE and _CANTONESE_SUBTAGS & set(words[1:])
         return "yue" if is_cantonese else _LANGUAGE_CODES.get(words[0])
     named = [word for word in words if word in _LANGUAGE_CODES]
+    if named and set(named) <= _BOTH_CHINESE and any(region in " ".join(words) for region in _CANTONESE_REGIONS):
+        return "yue"
     if "yue" in {_LANGUAGE_CODES[word] for word in named}:
         named = [word for word in named if word not in _BOTH_CHINESE]
     found = {_LANGUAGE_CODES[word] for word in named}

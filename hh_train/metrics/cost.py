@@ -42,5 +42,5 @@ class CostMeasurer:
         return {}
 
     def measure(self, sample: Sample) -> Measured:
-        """Reads the clip's json."""
-        return Measured(values=generation_cost(sample.fields))
+        """Reads the clip's json. A clip that nobody generated has no cost, not even an undefined one."""
+        return Measured(values=generation_cost(sample.fields) if "generation" in sample.fields else {})

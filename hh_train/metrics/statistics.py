@@ -82,6 +82,6 @@ class PictureMeasurer:
         return {}
 
     def measure(self, sample: Sample) -> Measured:
-        """Measures one clip's pixels, and takes the statistics of its latents from its json."""
-        latents = known_latents(sample.fields.get("latent_statistics"))
-        return Measured(values=vars(measure_pictures(sample.clip.frames)) | latents)
+        """Measures one clip's pixels, and takes the statistics of its latents from its json, where that has them."""
+        written = sample.fields.get("latent_statistics")
+        return Measured(values=vars(measure_pictures(sample.clip.frames)) | (known_latents(written) if written else {}))

@@ -9,10 +9,10 @@ from pathlib import Path
 from hh_train.metrics.comparison.protocol import EvaluationProtocol, require_same_protocol
 from hh_train.metrics.comparison.scoreboard import compare_systems, different_clips, score_system
 from hh_train.metrics.measure import Measure
-from hh_train.metrics.report.page import SystemReport, write_report
+from hh_train.metrics.report.page import SystemReport, scored_measures, write_report
 from hh_train.stages.evaluation_page import evaluation_page
 from hh_train.stages.evaluation_record import EvaluationRecord, print_evaluation, sampling_notes
-from hh_train.stages.measuring import REAL, ScoredSystem, clip_reader
+from hh_train.stages.measuring import REFERENCES, ScoredSystem, clip_reader
 from hh_train.stages.wandb_table import WandbTable
 
 _CLIP_FIELDS = ("clips", "clip keys", "reference set")
@@ -64,12 +64,14 @@ def run(
     _require_same_words(found, keys)
     first = found[0]
     measures, owners = _measures(found, measurers)
-    shown_systems = [_contender(first.record, REAL, shown_as=REAL), *found]
-    scored = [_restricted(c, keys) for c in shown_systems]
-    reports = [
-        _report(system, scored[1], c.report, measures, seed) for system, c in zip(scored, shown_systems, strict=True)
+    references = [
+        _contender(first.record, s.name, shown_as=s.name) for s in first.record.scored if s.name in REFERENCES
     ]
-    shown = [m for m in measures if any(m.name in report.scores for report in reports)]
+    shown_systems = [*references, *found]
+    scored = [_restricted(c, keys) for c in shown_systems]
+    base = scored[len(references)]
+    reports = [_report(system, base, c.report, measures, seed) for system, c in zip(scored, shown_systems, strict=True)]
+    shown = scored_measures(measures, reports)
     record = EvaluationRecord(
         scored=scored,
         reports=reports,
@@ -100,7 +102,7 @@ def _contenders(evaluations: Sequence[str]) -> list[_Contender]:
         folder, system = _split(text)
         if folder not in records:
             records[folder] = EvaluationRecord.load(folder)
-        names = [s.name for s in records[folder].scored if s.name != REAL]
+        names = [s.name for s in records[folder].scored if s.name not in REFERENCES]
         if system is not None and system not in names:
             raise ValueError(f"{folder} has no system {system!r}, but {', '.join(names)}")
         chosen |= dict.fromkeys((folder, name) for name in ([system] if system else names))
@@ -197,7 +199,7 @@ def _report(
     if len(system.measurements) == evaluated.num_clips:
         together = {m.name for m in measures} - {name for m in system.measurements for name in m.values}
         scores |= {name: score for name, score in evaluated.scores.items() if name in together}
-    is_compared = system.name not in (REAL, base.name)
+    is_compared = system.name not in (*REFERENCES, base.name)
     return SystemReport(
         name=system.name,
         folder=system.folder,
@@ -215,4 +217,4 @@ def _notes(found: Sequence[_Contender], scored: Sequence[ScoredSystem], keys: se
     left_out = ", ".join(f"{count} of {name}" for name, count in dropped.items() if count)
     if left_out:
         notes.append(f"Only the {len(keys)} prompts that all systems have are compared; left out: {left_out}.")
-    return notes + sampling_notes(scored[1].measurements, len(keys))
+    return notes + sampling_notes(scored[0].measurements, len(keys))

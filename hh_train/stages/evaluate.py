@@ -7,14 +7,11 @@ or `srun`); a killed evaluation goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from hh_train.data.footage.files import FootageFile, find_footage, hash_order, read_metadata
-from hh_train.data.shards.format import read_latent_clips
-from hh_train.data.shards.manifest import Manifest
 from hh_train.metrics.comparison.bootstrap import NUM_RESAMPLES
 from hh_train.metrics.comparison.difference import Difference
 from hh_train.metrics.comparison.protocol import EvaluationProtocol
@@ -24,11 +21,21 @@ from hh_train.metrics.faces.track import FaceFinder
 from hh_train.metrics.measure import Measure
 from hh_train.metrics.measurement import all_measures, measures_of
 from hh_train.metrics.measurer import Measurer
-from hh_train.metrics.report.page import SystemReport, write_report
+from hh_train.metrics.report.page import SystemReport, scored_measures, write_report
 from hh_train.runtime.launcher import launched_process
+from hh_train.stages.codec_clips import CodecClips, latent_statistics
 from hh_train.stages.evaluation_page import evaluation_page
 from hh_train.stages.evaluation_record import EvaluationRecord, evaluation_notes, print_evaluation
-from hh_train.stages.measuring import REAL, Measuring, ScoredSystem, SystemClips, clip_reader, measuring_code
+from hh_train.stages.measuring import (
+    CODEC,
+    REAL,
+    REFERENCES,
+    Measuring,
+    ScoredSystem,
+    SystemClips,
+    clip_reader,
+    measuring_code,
+)
 from hh_train.stages.wandb_table import WandbTable
 from hh_train.types import ClipMetadata
 
@@ -46,6 +53,7 @@ def run(
     max_clips: int | None,
     seed: int,
     shards: str | None = None,
+    codec_clips: str | None = None,
     frames_per_second: float = 25.0,
     faces: FaceFinder | None = None,
     protocol: str | None = None,
@@ -67,6 +75,8 @@ def run(
         max_clips: scores so many prompts, those that most systems have, in a fixed mixed order; null scores all.
         seed: of the bootstrap, and of the prompts that the report shows beside the worst ones.
         shards: latent shards of the same footage, for the real clips' latent statistics; null leaves these out.
+        codec_clips: folder for the real clips decoded from the shards' latents, measured as `codec` beside the real
+            ones: no generated clip can be better than what the codecs give back. Null leaves them out.
         frames_per_second: every clip is read at this rate.
         faces: finds the face of a clip, once for all measures; null takes OpenCV's cascades.
         protocol: name of a protocol that others use too, where the measures are set to it.
@@ -79,6 +89,7 @@ def run(
         ValueError: no system, no measure, a system without a clip of the reference, or a missing or empty folder.
     """
     _require_arguments(systems, max_clips)
+    latents = None if shards is None else CodecClips(shards=shards, folder=codec_clips or "")
     measurers = {name: measurer for name, measurer in measures.items() if measurer is not None}
     table = all_measures(measurers)
     if not table:
@@ -95,21 +106,24 @@ def run(
         truth=truth,
         measurers=measurers,
         output=folder,
-        real_latents=_real_latents(shards, keys),
+        real_latents={} if latents is None else {c.key: latent_statistics(c) for c, _ in latents.held_out(keys)},
         process=process,
         num_processes=num_processes,
         reader=reader,
         faces=faces,
     )
     every = [SystemClips(name=REAL, folder=reference, files={key: real[key] for key in keys})]
+    if latents is not None and codec_clips is not None:
+        decoded = latents.write(every[0].files, share=set(keys[process::num_processes]))
+        every += [SystemClips(name=CODEC, folder=codec_clips, files=decoded)] if decoded else []
     every += [SystemClips(name=name, folder=systems[name], files=files) for name, files in found.items()]
     scored = measuring.measure(every)
     if scored is None:
         print(f"process {process} of {num_processes} is done; the last one to end writes the report")
         return None
     base = next(iter(systems))
-    reports = _score(scored, table, measurers, seed)
-    shown = [m for m in table if any(m.name in report.scores for report in reports)]
+    reports = _score(scored, table, measurers, base, seed)
+    shown = scored_measures(table, reports)
     used = EvaluationProtocol(
         name=protocol,
         shared=_shared_protocol(every[0], truth, {"reading": str(reader), "faces": faces.fingerprint()}),
@@ -139,8 +153,12 @@ def run(
 
 
 def _require_arguments(systems: Mapping[str, str], max_clips: int | None) -> None:
-    if not systems or REAL in systems:
-        raise ValueError(f"got the systems {list(systems)}; name one or more, and none {REAL!r}: that is the reference")
+    taken = [name for name in REFERENCES if name in systems]
+    if not systems or taken:
+        raise ValueError(
+            f"got the systems {list(systems)}; name one or more, and none {' or '.join(map(repr, REFERENCES))}: these "
+            "are the real clips, and the same through the codecs"
+        )
     odd = [name for name in systems if "/" in name or name.startswith(".")]
     if odd:
         raise ValueError(f"got the system {odd[0]!r}; names are names of files too: without a slash or a leading dot")
@@ -192,34 +210,21 @@ def _read_truth(files: Mapping[str, FootageFile]) -> dict[str, ClipMetadata | No
     return truth
 
 
-def _real_latents(shards: str | None, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The latent statistics of the real clips by key, as `generate` writes those of its own."""
-    if shards is None:
-        return {}
-    splits = [split for split in Manifest.load(shards).splits if split != "train"]
-    clips = (clip for split in splits for clip, _ in read_latent_clips(shards, split))
-    return {
-        clip.key: {
-            name: {"mean": float(latent.mean()), "std": float(latent.std())}
-            for name, latent in (("video", clip.video), ("audio", clip.audio))
-            if latent is not None
-        }
-        for clip in clips
-        if clip.key in keys
-    }
-
-
 # ------------------------------------------------------------------------------------------------------- scoring
 
 
 def _score(
-    scored: Sequence[ScoredSystem], measures: Sequence[Measure], measurers: Mapping[str, Measurer], seed: int
+    scored: Sequence[ScoredSystem],
+    measures: Sequence[Measure],
+    measurers: Mapping[str, Measurer],
+    base_name: str,
+    seed: int,
 ) -> list[SystemReport]:
-    """Scores of all systems; those after the first generated one with their differences from it."""
-    real, base = scored[0], scored[1]
+    """Scores of all systems; those of generated clips with their differences from the base."""
+    real, base = scored[0], next(system for system in scored if system.name == base_name)
     reports = []
     for system in scored:
-        is_compared = system.name not in (REAL, base.name)
+        is_compared = system.name not in (*REFERENCES, base.name)
         clips = system.measurements
         scores = score_system(clips, measures, seed=seed)
         scores |= score_sets(clips, real.measurements, measurers, seed=seed)

@@ -13,7 +13,7 @@ from hh_train.metrics.report.charts import language_bars, offset_histogram
 from hh_train.metrics.report.figures import loss_curves_svg, read_curves
 from hh_train.metrics.report.page import Exhibit, PromptReport, Tile, make_exhibit, make_tile, render_report
 from hh_train.stages.evaluation_record import EvaluationRecord
-from hh_train.stages.measuring import REAL, ScoredSystem
+from hh_train.stages.measuring import REFERENCES, ScoredSystem
 from hh_train.types import Clip
 
 OFFSET = "offset_frames"
@@ -65,7 +65,7 @@ def _offset(measured: ClipMeasurement) -> float | None:
 
 def _prompts(record: EvaluationRecord, reader: MediaReader, seed: int) -> list[PromptReport]:
     """The worst prompts, then some drawn at random, as many as the page can hold."""
-    generated = [system for system in record.scored if system.name != REAL]
+    generated = [system for system in record.scored if system.name not in REFERENCES]
     keys = {m.key for system in generated for m in system.measurements}
     judged = _headlines(record)
     worst = sorted(keys, key=lambda key: _badness(key, generated, judged), reverse=True)

@@ -22,7 +22,7 @@ from hh_train.metrics.measure import Measure
 from hh_train.metrics.measurement import ClipMeasurement
 from hh_train.metrics.report.page import SystemReport, TableRow, difference_rows, slice_rows, table_rows
 from hh_train.metrics.sound.tracks import LARGEST_DIFFERENCE_SECONDS
-from hh_train.stages.measuring import ScoredSystem
+from hh_train.stages.measuring import CODEC, REFERENCES, ScoredSystem
 from hh_train.types import ClipMetadata
 
 RESULTS_FILE, CLIPS_FILE = "results.json", "clips.jsonl"
@@ -177,7 +177,7 @@ def evaluation_notes(
     base: str,
 ) -> list[str]:
     """What limits the numbers, in sentences."""
-    real, *generated = scored
+    real, generated = scored[0], [system for system in scored if system.name not in REFERENCES]
     keys = {system.name: [m.key for m in system.measurements] for system in generated}
     notes = []
     unequal = different_clips(keys)
@@ -193,9 +193,21 @@ def evaluation_notes(
                 "count as saying nothing, and are in no other mean."
             )
     notes += [note for system in scored if (note := _track_note(system)) is not None]
+    notes += [note for system in scored if (note := _codec_note(system, real)) is not None]
     notes += _speech_notes(reports[0], measures, truth)
     notes += sampling_notes(real.measurements, max(len(system.measurements) for system in scored))
     return notes
+
+
+def _codec_note(system: ScoredSystem, real: ScoredSystem) -> str | None:
+    if system.name != CODEC:
+        return None
+    missing = len(real.measurements) - len(system.measurements)
+    lacks = f" {missing} real clips are not in the shards." if missing else ""
+    return (
+        f"{CODEC} is the real clips through the codecs and back, without a model: what the codecs cost, and the best "
+        f"that generated clips can be.{lacks}"
+    )
 
 
 def _track_note(system: ScoredSystem) -> str | None:

@@ -18,8 +18,9 @@ from hh_train.data.footage.clip_folder import write_described_clip
 from hh_train.data.shards.format import in_float32, read_shard
 from hh_train.data.shards.manifest import Manifest
 from hh_train.metrics.report.figures import frame_strip
-from hh_train.tokenizers import Tokenizers, load_tokenizers
-from hh_train.types import Clip, ClipMetadata, LatentClip
+from hh_train.stages.codec_clips import decode
+from hh_train.tokenizers import load_tokenizers
+from hh_train.types import ClipMetadata, LatentClip
 
 CONTACT_SHEET = "contact_sheet.png"
 STRIP_HEIGHT, LABEL_HEIGHT = 128, 18
@@ -53,7 +54,7 @@ def run(*, shards: str, output: str, split: str | None = None, num_clips: int = 
         if latents.video is None:
             console.print(f"{latents.key}: no picture to decode", markup=False)
             continue
-        clip = _decode(latents, tokenizers, manifest)
+        clip = decode(latents, tokenizers, frames_per_second=manifest.frames_per_second)
         write_described_clip(folder, clip, metadata, record={})
         strips.append(_labeled(frame_strip(clip.frames), latents.key))
         console.print(f"\n{latents.key}\n{metadata.prompt.compose()}", markup=False, highlight=False)
@@ -80,16 +81,6 @@ def _draw(manifest: Manifest, split: str | None, num_clips: int, seed: int) -> d
 def _read(folder: Path, chosen: dict[str, set[str]]) -> Iterator[tuple[LatentClip, ClipMetadata]]:
     for shard, keys in chosen.items():
         yield from ((in_float32(latents), m) for latents, m in read_shard(folder / shard) if latents.key in keys)
-
-
-def _decode(latents: LatentClip, tokenizers: Tokenizers, manifest: Manifest) -> Clip:
-    assert latents.video is not None
-    return Clip(
-        frames=tokenizers.video.decode(latents.video),
-        frames_per_second=manifest.frames_per_second,
-        waveform=None if latents.audio is None else tokenizers.audio.decode(latents.audio),
-        samples_per_second=tokenizers.audio.samples_per_second,
-    )
 
 
 def _labeled(strip: UInt8[Tensor, "H W 3"], label: str) -> Picture:

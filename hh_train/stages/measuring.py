@@ -32,7 +32,9 @@ from hh_train.metrics.report.page import BOXES
 from hh_train.types import ClipMetadata
 
 SAMPLES_PER_SECOND = 16_000
-REAL = "real"
+REAL, CODEC = "real", "codec"
+REFERENCES = (REAL, CODEC)
+"""Systems that nothing has generated: the real clips, and the same through the codecs and back."""
 LOG_FOLDER = "measured"
 _MOUTH = ".mouth"
 """Where the mouth was found, among what the measurers have found, if one of them looked for it."""

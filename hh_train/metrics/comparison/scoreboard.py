@@ -79,7 +79,10 @@ def find_measure(name: str, measures: Sequence[Measure]) -> Measure:
 def score_system(
     clips: Sequence[ClipMeasurement], measures: Sequence[Measure], *, seed: int, num_resamples: int | None = None
 ) -> dict[str, Score]:
-    """Scores by name, those of slices as `measure/slice`; those that no clip has are left out.
+    """Scores by name, those of slices as `measure/slice`; those that were measured on no clip are left out.
+
+    A measure that is undefined on every clip has a score without a mean, which counts them: a system whose mouths never
+    move must not look as if nobody had asked.
 
     Measures that have a better side are also scored by language, where there are several. Rates, whose clips weigh
     different numbers of words, are scored by kind of text too, where a language has several.
@@ -98,7 +101,8 @@ def score_system(
         for part in _slices(measure.name, clips):
             members = [clip for clip in clips if part in clip.slices]
             scores[f"{measure.name}/{part}"] = _score(measure.name, members, seed, num_resamples)
-    return {name: score for name, score in scores.items() if score.num_clips}
+    asked = {name for clip in clips for name in clip.values}
+    return {n: score for n, score in scores.items() if score.num_clips or n.partition("/")[0] in asked}
 
 
 def _score(name: str, clips: Sequence[ClipMeasurement], seed: int, num_resamples: int | None) -> Score:

@@ -20,7 +20,7 @@ def augment(crops: Float[Tensor, "F S S"], generator: torch.Generator) -> Float[
     varied = _replace(varied, generator)
     if _uniform(0.0, 1.0, generator) < 0.5:
         varied = varied.flip(-1)
-    varied = _soften(varied, generator)
+    varied = soften(varied, generator)
     gain, offset = _uniform(0.75, 1.25, generator), _uniform(-0.25, 0.25, generator)
     noise = torch.randn(varied.shape, generator=generator) * _uniform(0.0, 0.25, generator)
     return _cover(varied * gain + offset + noise, generator)
@@ -48,7 +48,7 @@ def _replace(crops: Tensor, generator: torch.Generator) -> Tensor:
     return moved[0].reshape(count, height, width)
 
 
-def _soften(crops: Tensor, generator: torch.Generator) -> Tensor:
+def soften(crops: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, or the errors of a patch codec: a wrong gray in every patch and frame."""
     kind = _uniform(0.0, 1.0, generator)
     if kind < 0.35:

@@ -96,6 +96,7 @@ class TableCell:
 
     value: str
     interval: str
+    """Where there is no value, how many clips have none."""
     clips: str | None
     """How many clips it is over, where these are not all that could be read."""
 
@@ -191,6 +192,16 @@ def _mouth_uri(measurement: ClipMeasurement, clip: Clip, *, count: int | None = 
     return picture_uri(mouth_strip(frames, boxes))
 
 
+def scored_measures(measures: Sequence[Measure], systems: Sequence[SystemReport]) -> list[Measure]:
+    """The measures that say something of a system; of those with a better side it is enough to be undefined."""
+
+    def says(measure: Measure, system: SystemReport) -> bool:
+        score = system.scores.get(measure.name)
+        return score is not None and (score.mean is not None or measure.better is not None)
+
+    return [m for m in measures if any(says(m, system) for system in systems)]
+
+
 def table_rows(systems: Sequence[SystemReport], measures: Sequence[Measure]) -> list[TableRow]:
     """The score table in the order of the measures, without empty rows."""
     present = {name for system in systems for name in system.scores}
@@ -208,8 +219,11 @@ def slice_rows(systems: Sequence[SystemReport], measures: Sequence[Measure]) -> 
 
 def _cell(measure: Measure, system: SystemReport) -> TableCell | None:
     score = system.scores.get(measure.name)
-    if score is None or score.mean is None:
+    if score is None:
         return None
+    if score.mean is None:
+        counts = {"undefined": score.num_undefined, "unreadable": score.num_failed}
+        return TableCell(value="–", interval=", ".join(f"{n} {what}" for what, n in counts.items() if n), clips=None)
     readable = system.num_clips - len(system.failures)
     whole = score.num_clips in (readable, system.num_clips) and not score.num_undefined
     undefined = f", {score.num_undefined} undefined" if score.num_undefined else ""

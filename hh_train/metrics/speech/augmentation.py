@@ -58,8 +58,8 @@ def augment(
     """
     varied = _warp(log_mel, generator)
     varied = varied + _coloring(varied.shape[1], generator)
-    varied = _add_noise(varied, generator)
-    varied = _smear(varied, generator)
+    varied = add_noise(varied, generator)
+    varied = smear(varied, generator)
     varied = (varied - varied.max()).clamp(min=-1)
     return _mask(varied, generator)
 
@@ -85,7 +85,7 @@ def _coloring(mels: int, generator: torch.Generator) -> Tensor:
     return functional.interpolate(knots, size=mels, mode="linear", align_corners=True)[0]
 
 
-def _add_noise(log_mel: Tensor, generator: torch.Generator) -> Tensor:
+def add_noise(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     """Colored noise between 15 and 60 dB under the loudest frame; energies add."""
     if _uniform(0.0, 1.0, generator) < 0.3:
         return log_mel
@@ -95,7 +95,7 @@ def _add_noise(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     return torch.logaddexp(log_mel * decades * 2.3026, (level + grain) * decades * 2.3026) / (decades * 2.3026)
 
 
-def _smear(log_mel: Tensor, generator: torch.Generator) -> Tensor:
+def smear(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     """A generator's faults: smoothing over time or mels, errors that are smooth over neighbors, a lost top band."""
     frames, mels = log_mel.shape
     kind = _uniform(0.0, 1.0, generator)

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from typing import Literal
 
-Reading = Literal["cardinal", "counting", "year", "digits", "kana"]
-"""`counting` is the form before counted things (Mandarin 两, Korean 두); `kana` is Japanese digits in hiragana."""
+Reading = Literal["cardinal", "counting", "year", "digits", "kana", "telephone"]
+"""`counting` is the form before counted things (Mandarin 两, Korean 두); `kana` is Japanese digits in hiragana, and
+`telephone` Korean digits with 공 for zero."""
 
 READINGS: Mapping[str, tuple[Reading, ...]] = {
     "zh": ("cardinal", "counting", "digits"),
     "yue": ("cardinal", "counting", "digits"),
     "en": ("cardinal", "year", "digits"),
     "ja": ("cardinal", "digits", "kana"),
-    "ko": ("cardinal", "counting", "digits"),
+    "ko": ("cardinal", "counting", "digits", "telephone"),
     "de": ("cardinal", "year", "digits"),
     "fr": ("cardinal", "digits"),
 }
@@ -34,7 +35,10 @@ _DIGITS = {
     "de": "null eins zwei drei vier fünf sechs sieben acht neun",
     "fr": "zéro un deux trois quatre cinq six sept huit neuf",
 }
-_KANA_DIGITS = ("ぜろ", "いち", "に", "さん", "よん", "ご", "ろく", "なな", "はち", "きゅう")
+_OTHER_DIGITS = {
+    "kana": ("ぜろ", "いち", "に", "さん", "よん", "ご", "ろく", "なな", "はち", "きゅう"),
+    "telephone": tuple("공일이삼사오육칠팔구"),
+}
 _POINT = {"zh": "点", "yue": "点", "en": "point", "ja": "点", "ko": "점", "de": "komma", "fr": "virgule"}
 _MINUS = {"zh": "负", "yue": "负", "en": "minus", "ja": "マイナス", "ko": "마이너스", "de": "minus", "fr": "moins"}
 _AFTER = {
@@ -58,6 +62,20 @@ _ORDINALS = {
     "en": r"\b(\d+)(?:st|nd|rd|th)\b",
     "fr": r"\b(\d+)(er|re|ère|e|ème)\b",
 }
+
+
+_GERMAN_DATES = re.compile(
+    r"(?:\b(?P<article>\w+)\s+)?(?<![\d.,])(?P<day>\d{1,2})\.\s?(?=(?:jän|jan|feb|mär|apr|mai|jun|jul|aug|sep|okt|nov|dez)"
+    r"[a-z]*|jahrhundert)"
+)
+_GERMAN_ENDINGS = {"der": "", "die": "", "das": ""} | dict.fromkeys(
+    ("am", "vom", "zum", "beim", "im", "dem", "den", "des"), "n"
+)
+_CLOCKS = {
+    "fr": r"(?<![\d:])(?P<hour>\d{1,2})(?:\s?h\s?|:(?=\d\d))(?P<minute>\d{2})?(?![\d:]|\w)",
+    "de": r"(?<![\d:.,])(?P<hour>\d{1,2})(?::(?P<minute>\d{2})(?![\d:])(?:\s?uhr\b)?|\.(?P<other>\d{2})\s?uhr\b)",
+}
+_CLOCK = r"(?<![\d:])(?P<hour>\d{1,2}):(?P<minute>\d{2})(?![\d:])"
 
 
 def has_figures(text: str) -> bool:
@@ -85,6 +103,8 @@ def verbalize(text: str, code: str, reading: Reading = "cardinal") -> str:
         text = re.sub(r"'?\b(\d+0)'?s\b", lambda match: f" {_decade(int(match[1]))} ", text)
     if code == "de":  # `20-jährig` is one word
         text = re.sub(r"\b(\d+)-?(?=[a-zäöü]{3})", lambda match: f" {_spoken(match[1], code, 'cardinal')}", text)
+        text = _GERMAN_DATES.sub(_german_ordinal, text)
+    text = _clock(text, code)
     return _number_pattern(code).sub(lambda match: _with_signs(match, code, reading), text)
 
 
@@ -130,8 +150,8 @@ def _between_digits(code: str) -> str:
 
 def _spoken(figures: str, code: str, reading: Reading) -> str:
     """A whole number that is not negative."""
-    if reading == "kana":
-        return "".join(_KANA_DIGITS[int(figure)] for figure in figures)
+    if reading in _OTHER_DIGITS:
+        return "".join(_OTHER_DIGITS[reading][int(figure)] for figure in figures)
     by_digit = _digit_by_digit(figures, code)
     if reading == "digits" or len(figures) > _LONGEST_NUMBER or (len(figures) > 1 and int(figures[0]) == 0):
         return _between_digits(code).join(by_digit)
@@ -179,6 +199,45 @@ def _ordinal(match: re.Match[str], code: str) -> str:
     if code == "fr" and number == 1:
         return " premier " if match[2] == "er" else " première "
     return f" {_words(number, code, 'ordinal')} " if number < 10**_LONGEST_NUMBER else match[0]
+
+
+def _german_ordinal(match: re.Match[str]) -> str:
+    """`am 3. Oktober`: the day's number as a word, ending as the word before it asks."""
+    article = match["article"]
+    ending = _GERMAN_ENDINGS.get(article or "", "r")
+    return f"{f'{article} ' if article else ''}{_words(int(match['day']), 'de', 'ordinal')}{ending} "
+
+
+def _clock(text: str, code: str) -> str:
+    """`7:30` (`7h30`, `7.30 Uhr`) as it is read; in Korean the hours are counted: 다섯 시."""
+    if code == "ko":
+        text = re.sub(r"(?<!\d)(\d{1,2})(?=\s?시(?!간))", lambda match: _korean_hour(int(match[1])), text)
+    return re.sub(_CLOCKS.get(code, _CLOCK), lambda match: _time_of_day(match, code), text)
+
+
+def _korean_hour(hour: int) -> str:
+    return (_counting(hour, "ko") if hour <= 12 else None) or _CARDINALS["ko"](hour)
+
+
+def _time_of_day(match: re.Match[str], code: str) -> str:
+    found = match.groupdict()
+    written = found["minute"] or found.get("other")
+    hour, minute = int(found["hour"]), int(written or 0)
+    if hour > 24 or minute > 59:
+        return match[0]
+    hours, minutes = _CARDINALS[code](hour), _CARDINALS[code](minute) if minute else ""
+    if code == "en":
+        return f" {hours} {'oh ' if 0 < minute < 10 else ''}{minutes} "
+    if code == "de":
+        return f" {'ein' if hour == 1 else hours} uhr {minutes} "
+    if code == "fr":
+        return f" {'une heure' if hour == 1 else f'{hours} heures'} {minutes} "
+    if code == "ko":
+        return f" {_korean_hour(hour)} 시{f' {minutes} 분' if minute else ''} "
+    if code == "ja":
+        return f"{hours}時{f'{minutes}分' if minute else ''}"
+    filled = ("零" if minute < 10 else "") + minutes
+    return f"{hours}点{f'{filled}分' if minute else ''}"
 
 
 def _decade(number: int) -> str:

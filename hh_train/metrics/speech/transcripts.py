@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from hh_train import types
 from hh_train.metrics.speech.numerals import READINGS, Reading, has_figures, verbalize
 
-NORMALIZER_VERSION = "2"
+NORMALIZER_VERSION = "3"
 """Changes whenever a transcript may come out otherwise; error rates of two versions are not comparable."""
 
 Unit = Literal["word", "character"]
@@ -23,16 +24,25 @@ Unit = Literal["word", "character"]
 _CHARACTER_LANGUAGES = frozenset({"zh", "yue", "ja", "ko"})
 _CHINESE = frozenset({"zh", "yue"})
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4`"), "'")
+_CHINESE_SPELLINGS = {"〇": "零", "著": "着", "妳": "你", "幺": "一", "廿": "二十", "卅": "三十"}
 _SPELLINGS = {
-    "zh": {"〇": "零", "著": "着", "妳": "你"},
-    "yue": {"〇": "零", "著": "着", "妳": "你"},
+    "zh": _CHINESE_SPELLINGS,
+    "yue": _CHINESE_SPELLINGS,
+    "ja": {"〇": "零"},
     "de": {"ß": "ss"},
     "fr": {"œ": "oe", "æ": "ae"},
 }
 """Characters that are written either way."""
 _HUNDREDS = "hundred|thousand|million|billion"
 _ONES = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twe|thi|fif|fort|first|sec"
-_WORDS = {
+_DIGIT = "zero|one|two|three|four|five|six|seven|eight|nine"
+
+
+def _zeros(match: re.Match[str]) -> str:
+    return match[0].replace("oh", "zero")
+
+
+_WORDS: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
     "en": (
         (r"\bmr\b", "mister"),
         (r"\bmrs\b", "missus"),
@@ -40,9 +50,10 @@ _WORDS = {
         (r"\bok\b", "okay"),
         (rf"\ba (?={_HUNDREDS})", "one "),
         (rf"\b({_HUNDREDS}) and (?={_ONES})", r"\1 "),
+        (rf"\b(?:oh )+(?=(?:{_DIGIT})\b(?! (?:{_HUNDREDS})))", _zeros),
     ),
-    "de": ((r"\bdr\b", "doktor"), (r"\bein(hundert|tausend)", r"\1")),
-    "fr": ((r"\bmme\b", "madame"), (r"\bdr\b", "docteur")),
+    "de": ((r"\beins\b", "ein"), (r"\bdr\b", "doktor"), (r"\bein(hundert|tausend)", r"\1")),
+    "fr": ((r"\bmme\b", "madame"), (r"\bdr\b", "docteur"), (r"(?<!')\bm\b(?!')", "monsieur")),
 }
 """Words that are written shortened, and numbers that have two ways of being said."""
 _DIGIT_WORDS = {
@@ -51,7 +62,7 @@ _DIGIT_WORDS = {
     "en": "zero oh one two three four five six seven eight nine",
     "ja": "ゼロ ぜろ れい いち に さん よん し ご ろく なな しち はち きゅう く 零 一 二 三 四 五 六 七 八 九",
     "ko": "공 영 일 이 삼 사 오 육 륙 칠 팔 구",
-    "de": "null eins zwei zwo drei vier fünf sechs sieben acht neun",
+    "de": "null ein eins zwei zwo drei vier fünf sechs sieben acht neun",
     "fr": "zéro un deux trois quatre cinq six sept huit neuf",
 }
 
@@ -77,7 +88,8 @@ def error_unit(language: str) -> Unit:
 def normalize(text: str, language: str, reading: Reading = "cardinal") -> str:
     """One spelling for what sounds the same. Idempotent.
 
-    - Compatibility forms (full-width letters, half-width kana), case, apostrophes, and the language's own doubles.
+    - Compatibility forms (full-width letters, half-width kana), case, apostrophes, the language's own doubles, and in
+      English the accents of words from elsewhere.
     - Figures become words (`numerals.verbalize`), read as `reading` says.
     - Chinese characters become simplified ones, in Cantonese too.
     - Punctuation becomes a space (`well-known` is two words), but an apostrophe inside a word stays (`don't`).
@@ -117,6 +129,9 @@ def normalizer_fingerprint() -> str:
 
 def _spoken_words(text: str, code: str, reading: Reading) -> list[str]:
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).translate(_APOSTROPHES).lower()
+    if code == "en":  # café and cafe
+        text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
+        text = unicodedata.normalize("NFKC", text)
     text = verbalize(text, code, reading)
     for written, plain in _SPELLINGS.get(code, {}).items():
         text = text.replace(written, plain)
@@ -138,7 +153,7 @@ def _simplify(text: str) -> str:
         text, before = str(_converter().convert(text)), text
         if text == before:
             break
-    for written, plain in _SPELLINGS["zh"].items():
+    for written, plain in _CHINESE_SPELLINGS.items():
         text = text.replace(written, plain)
     return text
 

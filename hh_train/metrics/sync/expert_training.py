@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hh_train.metrics.clip_metric import ClipMetric
+from hh_train.metrics.lips.augmentation import soften
 from hh_train.metrics.one_cycle import TrainingProgress, train_one_cycle
 from hh_train.metrics.sound.tracks import SAMPLES_PER_SECOND
+from hh_train.metrics.speech.augmentation import add_noise, smear
 from hh_train.metrics.sync.embedding_distance import embedding_sync
 from hh_train.metrics.sync.expert import (
     FRAMES_PER_SECOND,
@@ -216,27 +218,23 @@ def _stretches(
 
 
 def _vary_pictures(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Moved by up to 2 pixels, mirrored, blurred, of another contrast, noisy: the same for all frames but the noise."""
+    """Moved by up to 2 pixels, mirrored, as soft or patchy as generated ones, of another contrast, noisy."""
     dx, dy = torch.randint(-_LARGEST_MOVE, _LARGEST_MOVE + 1, (2,), generator=generator).tolist()
     padded = functional.pad(crops[:, None], (_LARGEST_MOVE,) * 4, mode="replicate")
     side = crops.shape[1]
     top, left = _LARGEST_MOVE + dy, _LARGEST_MOVE + dx
-    varied = padded[:, :, top : top + side, left : left + side]
-    chance = torch.rand(4, generator=generator)
+    varied = padded[:, 0, top : top + side, left : left + side]
+    chance = torch.rand(3, generator=generator)
     if chance[0] < 0.5:
         varied = varied.flip(-1)
-    if chance[1] < 0.3:
-        varied = functional.avg_pool2d(varied, 3, stride=1, padding=1, count_include_pad=False)
-    noise = 0.15 * chance[2] * torch.randn(varied.shape, generator=generator)
-    return (varied * (0.7 + 0.6 * chance[3]) + noise)[:, 0]
+    varied = soften(varied, generator)
+    noise = 0.15 * chance[1] * torch.randn(varied.shape, generator=generator)
+    return varied * (0.7 + 0.6 * chance[2]) + noise
 
 
 def _vary_sound(log_mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Another coloring and level, noise, and sometimes a smear over neighboring moments."""
+    """Another coloring and level, noise under the speech, and the faults of a codec's or a generator's spectrum."""
     knots = torch.randn(1, 1, 5, generator=generator) * 0.05
     coloring = functional.interpolate(knots, size=log_mel.shape[1], mode="linear", align_corners=True)[0]
-    chance = torch.rand(3, generator=generator)
-    varied = log_mel + coloring + 0.1 * (chance[0] - 0.5)
-    if chance[1] < 0.3:
-        varied = functional.avg_pool1d(varied.T, 3, stride=1, padding=1, count_include_pad=False).T
-    return (varied + 0.03 * chance[2] * torch.randn(varied.shape, generator=generator)).clamp(min=-1.0, max=0.2)
+    level = 0.1 * (torch.rand((), generator=generator) - 0.5)
+    return (smear(add_noise(log_mel, generator), generator) + coloring + level).clamp(min=-1.0, max=0.2)

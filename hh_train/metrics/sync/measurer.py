@@ -89,7 +89,8 @@ class SyncMeasurer:
         if sample.track_seconds is not None:
             sample.track_seconds.require_match()
         waveform = None if clip.waveform is None else require_sound(clip)
-        values: dict[str, Row | float | None] = {"av_align": av_align(clip)}
+        values: dict[str, Row | float | None] = {m.name: None for m in self.measures if m.name != _SWAPPED}
+        values["av_align"] = av_align(clip)
         details: dict[str, Any] = {}
         notes: list[str] = []
         if waveform is not None:

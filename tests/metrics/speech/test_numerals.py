@@ -29,6 +29,8 @@ def said(text: str, code: str, reading: str = "cardinal") -> str:
         ("de", "21", "einundzwanzig"),
         ("de", "1.000,5", "eintausend komma fünf"),
         ("de", "die 20-jährige", "die zwanzigjährige"),
+        ("de", "am 3. oktober, der 1. mai, 2. juni", "am dritten oktober, der erste mai, zweiter juni"),
+        ("de", "um 7.30 uhr", "um sieben uhr dreißig"),
         ("fr", "91", "quatre-vingt-onze"),
         ("fr", "1 000 €", "mille euros"),
         ("fr", "le 1er, la 2e", "le premier , la deuxième"),

@@ -22,11 +22,36 @@ from hh_train.types import LANGUAGE_NAMES
 @pytest.mark.parametrize(
     ("code", "names"),
     [
-        ("zh", ["cmn", "Chinese", "Mandarin", "zh-CN", "zh_Hans_CN", "Chinese (Mandarin)", "Mandarin Chinese", "中文"]),
-        ("yue", ["Cantonese", "zh-HK", "zh-yue", "Chinese (Cantonese)", "Cantonese Chinese", "粵語", "yue-Hant-HK"]),
+        (
+            "zh",
+            [
+                "cmn",
+                "Chinese",
+                "Mandarin",
+                "zh-CN",
+                "zh_Hans_CN",
+                "Chinese (Mandarin)",
+                "Mandarin Chinese",
+                "中文",
+                "Chinois",
+            ],
+        ),
+        (
+            "yue",
+            [
+                "Cantonese",
+                "zh-HK",
+                "zh-yue",
+                "Chinese (Cantonese)",
+                "Cantonese Chinese",
+                "粵語",
+                "yue-Hant-HK",
+                "Chinese (Hong Kong)",
+            ],
+        ),
         ("en", ["eng", "English", "en-US", "English (US)", "British English", "ＥＮＧＬＩＳＨ"]),
-        ("ja", ["jpn", "Japanese", "ja_JP", "日本語"]),
-        ("ko", ["kor", "Korean", "ko-KR", "한국어"]),
+        ("ja", ["jpn", "Japanese", "ja_JP", "日本語", "Japanisch"]),
+        ("ko", ["kor", "Korean", "ko-KR", "한국어", "Coréen"]),
         ("de", ["German", "ger", "deu", "de_DE", "Deutsch"]),
         ("fr", ["French", "fre", "fra", "fr-CA", "Français", "français"]),
     ],
@@ -55,6 +80,9 @@ def test_an_unknown_language_is_named() -> None:
         ("en", "a hundred and five, OK?", "one hundred five okay"),
         ("fr", "« Bonjour », dit-il. Un œuf", "bonjour dit il un oeuf"),
         ("fr", "L’été — à 20 heures", "l'été à vingt heures"),
+        ("fr", "M. Dupont m'appelle", "monsieur dupont m'appelle"),
+        ("en", "seven oh two, oh my", "seven zero two oh my"),
+        ("en", "a naïve café", "a naive cafe"),
         ("de", "Die Straße", "die strasse"),
         ("de", "„Einhundert“ Leute", "hundert leute"),
         ("de", "STRASSE, 20-jährig", "strasse zwanzigjährig"),
@@ -84,6 +112,17 @@ def test_known_spellings(language: str, written: str, plain: str) -> None:
         ("fr", "quatre-vingt-dix-neuf pour cent", "99 %"),
         ("zh", "二百塊", "200块"),
         ("zh", "两个人", "2个人"),
+        ("en", "half past, seven oh five", "half past, 7:05"),
+        ("de", "acht Uhr dreißig", "8:30 Uhr"),
+        ("de", "ein Uhr", "1 Uhr"),
+        ("fr", "sept heures trente", "7h30"),
+        ("zh", "七點零五分", "7:05"),
+        ("zh", "幺幺零", "110"),
+        ("ja", "七時三十分", "7:30"),
+        ("ko", "열두 시 삼십 분", "12시 30분"),
+        ("ko", "일곱 시 삼십 분", "7:30"),
+        ("ko", "공일공", "010"),
+        ("yue", "廿三", "23"),
         ("yue", "三七零", "370"),
         ("ja", "二十", "20"),
         ("ja", "さんななぜろ", "370"),
@@ -101,11 +140,35 @@ def test_the_normalizer_names_what_it_depends_on() -> None:
     assert {"num2words", "opencc"} <= set(normalizer_fingerprint().split())
 
 
-_TRICKY = st.text(alphabet="0123456789.,'’-% €ßœa薴著〇麼裏혼ｱﾞ½①mr hundred and one", max_size=30)
+_TRICKY = st.text(alphabet="0123456789.,:'’-% €ßœa薴著〇幺廿麼裏혼시간ｱﾞ½①mr hundred and one", max_size=30)
+_WORDS = st.lists(
+    st.sampled_from(
+        [
+            "oh",
+            "one",
+            "zero",
+            "a",
+            "hundred",
+            "and",
+            "m",
+            "3.",
+            "mai",
+            "7:05",
+            "8h",
+            "uhr",
+            "am",
+            "20",
+            "시",
+            "eins",
+            "é",
+        ]
+    ),
+    max_size=8,
+).map(" ".join)
 
 
 @settings(max_examples=300)
-@given(st.text(max_size=40) | _TRICKY, st.sampled_from(list(LANGUAGE_NAMES)), st.integers(0, 9))
+@given(st.text(max_size=40) | _TRICKY | _WORDS, st.sampled_from(list(LANGUAGE_NAMES)), st.integers(0, 9))
 def test_normalizing_twice_changes_nothing(text: str, language: str, choice: int) -> None:
     way = READINGS[language][choice % len(READINGS[language])]
     once = normalize(text, language, way)
