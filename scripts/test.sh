@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
 bash scripts/fetch_test_footage.sh || true # tests say so where the clips are missing
+bash scripts/fetch_browser.sh || true      # and where there is no browser
 
 step() {
     printf '\n== %s\n' "$*"

@@ -19,6 +19,7 @@ from torch import Tensor
 from hh_train.metrics.clip_metric import Row
 from hh_train.metrics.measure import Measure
 from hh_train.metrics.measurer import Measured, Measurer, Sample
+from hh_train.metrics.sound.tracks import BrokenSoundError
 
 
 @runtime_checkable
@@ -203,10 +204,16 @@ def measures_of(measurer: Measurer) -> tuple[Measure, ...]:
 
 
 def measure_part(measurer: Measurer, sample: Sample) -> Part:
-    """What one measurer says of a clip; a fault of the clip becomes a note, and all of its values undefined."""
+    """What one measurer says of a clip; a fault of the clip becomes a note, and all of its values undefined.
+
+    Broken sound has said nothing, where that counts: no system gains by it.
+    """
     try:
         measured = measurer.measure(sample)
     except ValueError as error:
+        if isinstance(error, BrokenSoundError) and isinstance(measurer, CountsUnread):
+            unsaid = measurer.measure_unread(transcript=sample.transcript, language=sample.language)
+            return Part(values=_rows(unsaid), notes=(str(error),))
         return Part(values={measure.name: None for measure in measurer.measures}, notes=(str(error),))
     return _part_of(measurer, measured)
 

@@ -222,12 +222,13 @@ def _score(
 ) -> list[SystemReport]:
     """Scores of all systems; those of generated clips with their differences from the base."""
     real, base = scored[0], next(system for system in scored if system.name == base_name)
+    prompts = set.intersection(*(s.readable_keys for s in scored if s.name not in REFERENCES))
     reports = []
     for system in scored:
         is_compared = system.name not in (*REFERENCES, base.name)
         clips = system.measurements
         scores = score_system(clips, measures, seed=seed)
-        scores |= score_sets(clips, real.measurements, measurers, seed=seed)
+        scores |= score_sets(clips, real.measurements, measurers, seed=seed, prompts=prompts)
         differences: dict[str, Difference] = {}
         if is_compared:
             differences |= compare_systems(clips, base.measurements, measures, seed=seed)

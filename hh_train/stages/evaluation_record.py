@@ -27,6 +27,7 @@ from hh_train.types import ClipMetadata
 
 RESULTS_FILE, CLIPS_FILE = "results.json", "clips.jsonl"
 _MANY_CLIPS = 100
+_DISTANCES = ("fvd", "kvd", "fad", "kad")
 _WIDTH_OF_FILES = 160
 
 
@@ -186,6 +187,13 @@ def evaluation_notes(
             f"The systems have different prompts: {unequal}. Each is scored on its own: the columns are over different "
             f"clips; differences are over the clips that a system shares with {base}."
         )
+    readable = [system.readable_keys for system in generated]
+    common = set.intersection(*readable)
+    if any(keys != common for keys in readable) and any(m.name in _DISTANCES for m in measures):
+        notes.append(
+            f"Distances between sets are over the {len(common)} prompts of all systems: a distance depends on the "
+            "number of clips."
+        )
     for system in scored:
         if system.failures:
             notes.append(
@@ -219,7 +227,7 @@ def _track_note(system: ScoredSystem) -> str | None:
     return (
         f"In {len(odd)} of {len(lengths)} clips of {system.name} (such as {odd[0]}) the sound does not end with the "
         "picture: its track is truncated, or was written at another sample rate than its own. clips.csv says by how "
-        "much."
+        "much. Where that is a tenth of the clip, it counts as saying nothing."
     )
 
 

@@ -65,6 +65,11 @@ class ScoredSystem:
         return {m.key: m for m in self.measurements}
 
     @property
+    def readable_keys(self) -> set[str]:
+        """Of the clips that could be read."""
+        return {m.key for m in self.measurements if m.failure is None}
+
+    @property
     def failures(self) -> dict[str, str]:
         return {m.key: m.failure for m in self.measurements if m.failure is not None}
 

@@ -222,6 +222,8 @@ def test_a_truncated_track_is_told_and_its_length_measured(footage: Path, tmp_pa
         row = next(r for r in csv.DictReader(file) if (r["system"], r["key"]) == ("system", "test-00"))
     assert float(row["duration_difference"]) == pytest.approx(0.5, abs=0.07)
     assert "s before the picture" in row["notes"] and not row["lufs"]
+    assert float(row["speech_wer"]) == 1.0, "no system gains by broken sound"
+    assert "a truncated track" in row["notes"]
 
 
 def write_tracks(path: Path, frames: torch.Tensor, seconds: float) -> None:
@@ -260,7 +262,8 @@ def test_clips_without_transcripts_are_scored_on_the_rest(footage: Path, tmp_pat
         (tmp_path / "real" / f"{key}.json").unlink()
         (tmp_path / "real" / f"{key}.txt").write_text("A man.")
     results = evaluated(footage, tmp_path / "out", folders(footage, "teacher"), reference=str(tmp_path / "real"))
-    assert "speech_wer" not in results["systems"]["teacher"]["scores"]
+    speech = results["systems"]["teacher"]["scores"]["speech_wer"]
+    assert (speech["mean"], speech["num_clips"], speech["num_undefined"]) == (None, 0, 3)
     assert results["systems"]["teacher"]["scores"]["brightness"]["num_clips"] == 3
     with (tmp_path / "out" / "clips.csv").open() as file:
         assert all("has no transcript" in row["notes"] for row in csv.DictReader(file))
@@ -271,6 +274,7 @@ def test_clips_without_transcripts_are_scored_on_the_rest(footage: Path, tmp_pat
     [
         ({}, {}, "name one or more"),
         ({"real": "real"}, {}, "none 'real'"),
+        ({"codec": "teacher"}, {}, "or 'codec'"),
         ({"a/b": "teacher"}, {}, "without a slash"),
         ({"teacher": "nowhere"}, {}, "system 'teacher'.*does not exist"),
         ({"teacher": "teacher"}, {"reference": "elsewhere"}, "elsewhere does not exist"),
@@ -303,8 +307,13 @@ def test_the_measures_of_the_configuration_work_together(
         "~systems.teacher_8_steps",
         f"reference={footage}",
         f"output={tmp_path}",
+        f"codec_clips={tmp_path}/codec",
     )
     results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["systems"]) == ["real", "codec", "teacher"] and results["base"] == "teacher"
+    codec = results["systems"]["codec"]
+    assert codec["num_clips"] == 2 and codec["scores"]["fad"]["mean"] > 0 and not codec["differences"]
+    assert any(note.startswith("codec is the real clips through the codecs") for note in results["notes"])
     assert list(results["protocol"]["measurers"]) == [
         "lips", "sync", "motion", "pictures", "sound", "distribution", "cost",
     ]  # fmt: skip
@@ -312,7 +321,7 @@ def test_the_measures_of_the_configuration_work_together(
     assert {"face_coverage", "av_align", "flow", "pixel_mean", "loudness_db", "video_latent_mean"} <= set(real)
     assert {"flow", "pixel_mean", "loudness_db", "fad"} <= set(same) and "fad" not in real
     assert same["flow"] == real["flow"] and same["fad"]["mean"] == pytest.approx(0, abs=1e-6)
-    assert page.read_text().count("<video") == 4
+    assert page.read_text().count("<video") == 6
 
 
 SLOW_PROCESS = """

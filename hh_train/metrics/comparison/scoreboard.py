@@ -141,8 +141,18 @@ def score_sets(
     measurers: Mapping[str, Measurer],
     *,
     seed: int,
+    prompts: Collection[str] | None = None,
 ) -> dict[str, Score]:
-    """What the measurers say of all clips of a system together; the real clips have no distance from themselves."""
+    """What the measurers say of all clips of a system together; the real clips have no distance from themselves.
+
+    Args:
+        clips: of the system.
+        reference: the real clips.
+        measurers: by name.
+        seed: of random draws.
+        prompts: distances are over these alone, since those of different numbers of clips cannot be compared; None
+            takes all that the system has.
+    """
     readable, real = _readable(clips), _readable(reference)
     scores: dict[str, Score] = {}
     for measurer in measurers.values():
@@ -150,7 +160,8 @@ def score_sets(
             scores |= measurer.measure_set(readable, real, seed=seed)
         if isinstance(measurer, FeatureMeasurer) and clips is not reference:
             failed = [clip.key for clip in clips if clip.failure is not None]
-            found = measurer.measure_sets(_features(readable), _features(real), failed=failed)
+            chosen = [clip for clip in readable if prompts is None or clip.key in prompts]
+            found = measurer.measure_sets(_features(chosen), _features(real), failed=failed)
             for name, d in found.items():
                 counts = {"num_clips": d.num_clips, "num_failed": d.num_failed}
                 scores[name] = Score(mean=d.value, low=d.low, high=d.high, **counts)

@@ -21,6 +21,10 @@ LARGEST_DIFFERENCE_SECONDS = 0.1
 _WRONG_SECONDS, _WRONG_SHARE = 0.25, 0.1
 
 
+class BrokenSoundError(ValueError):
+    """The sound of a file cannot be that of its picture."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrackSeconds:
     """How long each track of a file plays."""
@@ -35,11 +39,11 @@ class TrackSeconds:
         return None if self.sound is None else self.sound - self.picture
 
     def require_match(self) -> None:
-        """Raises ValueError where the sound cannot be that of the picture: it differs by a tenth, and by 0.25 s."""
+        """Raises BrokenSoundError where the sound cannot be the picture's: it differs by a tenth, and by 0.25 s."""
         if self.sound is None or self.difference is None:
             return
         if abs(self.difference) > max(_WRONG_SECONDS, _WRONG_SHARE * self.picture):
-            raise ValueError(
+            raise BrokenSoundError(
                 f"its sound lasts {self.sound:.2f} s and its picture {self.picture:.2f} s: a truncated track, or one "
                 "written at another sample rate than its own; write both of one length"
             )

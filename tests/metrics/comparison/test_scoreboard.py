@@ -79,6 +79,8 @@ def test_unmeasured_scores_are_left_out_and_failures_counted() -> None:
     clips = [clip("d0", flow=2.0), clip("d1", 1, flow=None), clip("s0", 4, failure="broken")]
     scores = score_system(clips, MEASURES, seed=0)
     assert "sync" not in scores
+    frozen = score_system([clip("d0", sync=None), clip("d1", sync=None)], MEASURES, seed=0)["sync"]
+    assert (frozen.mean, frozen.num_clips, frozen.num_undefined) == (None, 0, 2)
     assert (scores["flow"].mean, scores["flow"].num_undefined, scores["flow"].num_failed) == (2.0, 1, 1)
     assert scores["error"].mean == pytest.approx((0 + 1 + 4) / 8)
     assert (scores["error"].num_clips, scores["error"].num_failed) == (3, 1)
@@ -172,6 +174,8 @@ def test_sets_are_scored_beside_the_reference_without_what_cannot_be_read() -> N
     scores = score_sets(system, real, {"means": MeanDistance()}, seed=0)
     assert (scores["distance"].mean, scores["distance"].num_clips, scores["distance"].num_failed) == (3.0, 2, 1)
     assert scores["count"].mean == 2.0
+    fewer = score_sets(system, real, {"means": MeanDistance()}, seed=0, prompts={"a", "z"})
+    assert (fewer["distance"].mean, fewer["distance"].num_clips, fewer["count"].mean) == (2.0, 1, 2.0)
     assert set(score_sets(real, real, {"means": MeanDistance()}, seed=0)) == {"count"}
     base = [featured("a", 2.0), featured("b", 2.0), featured("z", 50.0)]
     found = compare_sets(system, base, real, {"means": MeanDistance()})["distance"]

@@ -20,6 +20,7 @@ from hh_train.metrics.report.page import (
     make_exhibit,
     make_tile,
     render_report,
+    scored_measures,
     slice_rows,
     table_rows,
     write_report,
@@ -69,6 +70,11 @@ def test_the_table_has_floor_and_counts_and_slices_stand_apart() -> None:
     assert rows["flow"][0] is None
     assert rows["flow"][2] and rows["flow"][2].clips == "n = 8, 1 undefined"
     assert rows["flow"][2].interval == "no interval"
+    frozen = Score(mean=None, low=None, high=None, num_clips=0, num_undefined=9, num_failed=1)
+    column = SystemReport(name="frozen", folder="", num_clips=10, scores={"error": frozen, "flow": frozen})
+    assert [m.name for m in scored_measures(MEASURES, [column])] == ["error"]
+    (row,) = table_rows([column], MEASURES[:1])
+    assert row.cells[0] and (row.cells[0].value, row.cells[0].interval) == ("–", "9 undefined, 1 unreadable")
     english, chinese = slice_rows(systems(), MEASURES)
     assert (english.measure.title, chinese.measure.title) == ("speech error, en", "speech error, zh")
     assert [cell and cell.value for cell in chinese.cells] == [None, "30.0", None]
