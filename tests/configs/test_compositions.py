@@ -72,7 +72,9 @@ def test_root_calls_the_stage_of_its_name(root: str) -> None:
 
 @pytest.mark.parametrize(("root", "choice"), CHOICES)
 def test_group_option(root: str, choice: str) -> None:
-    assert_no_faults(root, [choice])
+    """What an option leaves to the user (???) is no fault of it."""
+    faults = [fault for fault in config_faults(compose_config(root, [choice])) if "???" not in str(fault)]
+    assert not faults, "\n".join(map(str, faults))
 
 
 @pytest.mark.parametrize(("root", "experiment"), EXPERIMENTS)

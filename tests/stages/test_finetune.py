@@ -197,3 +197,12 @@ def test_adapters_learn_beside_weights_in_fewer_bits(finetune: Run, teacher: Pat
         )
     )
     assert 0 < difference == pytest.approx(change, rel=1e-3)
+
+
+def test_a_run_whose_voice_goes_is_ended(run_stage: Callable[..., Path], teacher: Path, road: Path) -> None:
+    """At the second validation; the first, before any step, is the base's."""
+    watching = [one for one in SMALL if not one.startswith("voice")]
+    limits = ("+voice.most_loss_ratio=0.0", "+voice.patience=2", "trainer.max_steps=50")
+    folder = run_stage("finetune", *watching, *ADAPTERS, *limits, f"output={road}/ended")
+    provenance = Provenance.read(folder)
+    assert provenance is not None and provenance.num_steps == 2
