@@ -18,7 +18,7 @@ from hh_train.types import Clip
 
 OFFSET = "offset_frames"
 """The measure or detail that holds a clip's offset, positive where the sound leads."""
-_HEADLINES = ("speech_wer", "lipread_wer", "av_wer", "zero_lag_correlation", "expert_within_one_frame", "lse_c")
+_HEADLINES = ("speech_wer", "lipread_wer", "av_wer", "zero_lag_correlation", "expert_best_within_one_frame", "lse_c")
 _OF_NO_CLIP = ("seconds",)
 """Measures whose values say nothing about how good a clip is."""
 _NUM_WORST, _NUM_DRAWN, _NUM_TILES = 5, 3, 18

@@ -80,12 +80,15 @@ class DistributionMeasurer:
         return read_reference(self.reference, extractors=self._fingerprints)
 
     def write_reference(self, path: str | Path, clips: Mapping[str, Features]) -> Path:
-        """Writes the features of real clips, by their keys, for later evaluations.
+        """Writes the features of real clips, by their keys, for later evaluations; what others have found is left out.
 
         Raises:
             ValueError: no clip has features.
         """
-        return write_reference(path, clips, extractors=self._fingerprints)
+        own = {
+            key: {kind: rows for kind, rows in found.items() if kind in self.extractors} for key, found in clips.items()
+        }
+        return write_reference(path, own, extractors=self._fingerprints)
 
     def measure(self, sample: Sample) -> Measured:
         """Takes a clip's features."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from contextlib import suppress
+from typing import ClassVar, Literal, Protocol
 
 import torch
 
@@ -37,22 +38,30 @@ class SyncJudge(Protocol):
         ...
 
 
+BEST, SWAPPED_BEST = "expert_best_within_one_frame", "expert_swapped_within_one_frame"
+SEEN, HEARD = "sync expert: seen", "sync expert: heard"
+"""Names of the features that chance is measured from."""
+
+
+def _share(name: str, title: str, better: Literal["higher"] | None) -> Measure:
+    return Measure(name=name, title=title, unit="%", scale=100.0, digits=1, better=better)
+
+
 class ExpertJudge:
-    """The data set's own expert. Offsets count where its confidence is beyond what another clip's sound reaches.
+    """The data set's own expert, asked twice.
+
+    Where is the best match? That it lies within a frame means something as far as the same with another clip's sound
+    (`chance`) does so less often. And is it sure? Offsets count where its confidence is beyond what another clip's
+    sound reaches on real clips, which is strict: soft or noisy clips have less of it, in step or not.
 
     Args:
         expert: trained on the data set.
     """
 
     measures: ClassVar[tuple[Measure, ...]] = (
-        Measure(
-            name="expert_within_one_frame",
-            title="sync expert: within ±1 frame",
-            unit="%",
-            scale=100.0,
-            digits=1,
-            better="higher",
-        ),
+        _share(BEST, "sync expert: best match within ±1 frame", "higher"),
+        _share(SWAPPED_BEST, "the same with another clip's sound", None),
+        _share("expert_within_one_frame", "sync expert: sure, and within ±1 frame", "higher"),
         Measure(name="expert_lse_c", title="sync expert: confidence", better="higher"),
         Measure(name="expert_lse_d", title="sync expert: least distance", better="lower"),
         Measure(name="expert_at_zero", title="sync expert: distance as it is", better="lower"),
@@ -78,28 +87,40 @@ class ExpertJudge:
         seen, heard = self.expert.embed(crops, waveform)
         found = embedding_sync(seen, heard)
         details = {"expert_distances": json_numbers(found.distances, 4)}
+        features = {SEEN: seen, HEARD: heard}
+        offset = found.refined_offset_frames
         values: dict[str, Row | float | None] = {
+            BEST: float(abs(offset) <= 1),
             "expert_within_one_frame": 0.0,
             "expert_lse_c": found.lse_c,
             "expert_lse_d": found.lse_d,
             "expert_at_zero": found.at_zero,
         }
         if found.lse_c < self.expert.config.least_confidence:
-            return Measured(
-                values=values, details=details, notes=["the sync expert finds that sound and mouth match at no offset"]
-            )
+            note = "the sync expert finds that sound and mouth match at no offset"
+            return Measured(values=values, details=details, features=features, notes=[note])
         window = min(round(DESYNC_SECONDS * FRAMES_PER_SECOND), seen.shape[0])
         ends = [
             embedding_sync(seen[part], heard[part]) for part in (slice(0, window), slice(seen.shape[0] - window, None))
         ]
-        offset = found.refined_offset_frames
         values |= {
             "expert_within_one_frame": float(abs(offset) <= 1),
             "expert_offset_frames": offset,
             "expert_offset_ms": 1000 * offset / FRAMES_PER_SECOND,
             "expert_desync_seconds": desync_seconds(ends),
         }
-        return Measured(values=values, details=details)
+        return Measured(values=values, details=details, features=features)
+
+    @staticmethod
+    def chance(clips: Sequence[Mapping[str, torch.Tensor]]) -> list[float]:
+        """1 for each clip, by its features, whose best match with the next clip's sound lies within a frame, else 0."""
+        found = []
+        for clip, other in zip(clips, [*clips[1:], *clips[:1]], strict=True):
+            count = min(clip[SEEN].shape[0], other[HEARD].shape[0])
+            with suppress(ValueError):  # too short for an offset
+                best = embedding_sync(clip[SEEN][:count], other[HEARD][:count]).refined_offset_frames
+                found.append(float(abs(best) <= 1))
+        return found if len(clips) > 1 else []
 
 
 class SyncNetJudge:

@@ -20,7 +20,7 @@ from hh_train.metrics.sound.tracks import require_sound
 from hh_train.metrics.sync.av_align import av_align
 from hh_train.metrics.sync.embedding_distance import MAX_SHIFT, Edge
 from hh_train.metrics.sync.expert import SyncExpert
-from hh_train.metrics.sync.judges import ExpertJudge, SyncJudge, SyncNetJudge, json_numbers
+from hh_train.metrics.sync.judges import HEARD, SEEN, SWAPPED_BEST, ExpertJudge, SyncJudge, SyncNetJudge, json_numbers
 from hh_train.metrics.sync.lip_sync import (
     LipSync,
     SyncMeasurement,
@@ -33,6 +33,8 @@ from hh_train.metrics.sync.syncnet import SyncNet
 
 _CERTAIN = 0.05
 _SWAPPED = "swapped_correlation"
+_OF_SETS = (_SWAPPED, SWAPPED_BEST)
+"""Measured on all clips of a system together."""
 _OPENING, _LOUDNESS = "mouth_opening", "loudness"
 _ALWAYS = (
     Measure(name="within_one_frame", title="in sync within ±1 frame", unit="%", scale=100.0, digits=1, better="higher"),
@@ -89,9 +91,10 @@ class SyncMeasurer:
         if sample.track_seconds is not None:
             sample.track_seconds.require_match()
         waveform = None if clip.waveform is None else require_sound(clip)
-        values: dict[str, Row | float | None] = {m.name: None for m in self.measures if m.name != _SWAPPED}
+        values: dict[str, Row | float | None] = {m.name: None for m in self.measures if m.name not in _OF_SETS}
         values["av_align"] = av_align(clip)
         details: dict[str, Any] = {}
+        features: dict[str, torch.Tensor] = {}
         notes: list[str] = []
         if waveform is not None:
             loudness = loudness_track(
@@ -120,23 +123,31 @@ class SyncMeasurer:
                 continue
             values |= judged.values
             details |= judged.details
+            features |= judged.features
             notes += [f"sync: {note}" for note in judged.notes]
-        return Measured(values=values, notes=notes, details=details)
+        return Measured(values=values, notes=notes, details=details, features=features)
 
     def measure_set(
         self, clips: Sequence[ClipMeasurement], reference: Sequence[ClipMeasurement], *, seed: int
     ) -> Mapping[str, Score]:
-        """The correlation of each mouth with the sound of the next clip: what chance gives on these clips."""
+        """Each mouth with the sound of the next clip: what chance gives on these clips."""
         del reference
         known = [clip.details for clip in clips if clip.details.get(_OPENING) and clip.details.get(_LOUDNESS)]
-        swapped = swapped_correlations(
-            [torch.tensor(details[_OPENING]) for details in known],
-            [torch.tensor(details[_LOUDNESS]) for details in known],
-        )
-        if not swapped:
-            return {}
-        rows = torch.tensor([[value, 1.0] for value in swapped], dtype=torch.float64)
-        return {_SWAPPED: score_rows(rows, torch.zeros(len(rows), dtype=torch.bool), seed=seed)}
+        swapped = {
+            _SWAPPED: swapped_correlations(
+                [torch.tensor(details[_OPENING]) for details in known],
+                [torch.tensor(details[_LOUDNESS]) for details in known],
+            ),
+            SWAPPED_BEST: ExpertJudge.chance(
+                [clip.features for clip in clips if {SEEN, HEARD} <= clip.features.keys()]
+            ),
+        }
+        return {name: _chance(values, seed) for name, values in swapped.items() if values}
+
+
+def _chance(values: Sequence[float], seed: int) -> Score:
+    rows = torch.tensor([[value, 1.0] for value in values], dtype=torch.float64)
+    return score_rows(rows, torch.zeros(len(rows), dtype=torch.bool), seed=seed)
 
 
 def _opening_values(found: SyncMeasurement, frames_per_second: float) -> dict[str, float | None]:

@@ -31,4 +31,4 @@ def held_out(speaker: Speaker) -> list[MouthClip]:
 def expert(speaker: Speaker) -> SyncExpert:
     """An expert for the drawn heads, trained in seconds."""
     clips = [mouth_clip(speaker(seed, num_frames=33), str(seed)) for seed in range(40)]
-    return train(clips, max_steps=60, batch_size=12, width=24)
+    return train(clips, max_steps=100, batch_size=12, width=24)

@@ -59,6 +59,22 @@ def test_where_nothing_matches_there_is_no_offset(judge: ExpertJudge, speaker: C
     assert len(found.details["expert_distances"]) == 31
 
 
+def test_the_best_match_is_told_beside_chance(judge: ExpertJudge, speaker: Callable[..., Clip]) -> None:
+    """However unsure the expert is, as of noisy sound; another clip's sound matches elsewhere."""
+    clips = [speaker(seed, num_frames=61) for seed in range(210, 220)]
+    noisy = [
+        replace(c, waveform=c.waveform + 0.02 * torch.randn(len(c.waveform))) for c in clips if c.waveform is not None
+    ]
+    found = [judge.judge(sample(clip)) for clip in noisy]
+    best = [one.values["expert_best_within_one_frame"] for one in found]
+    assert sum(v == 1.0 for v in best) >= 9
+    chance = ExpertJudge.chance([one.features for one in found])
+    assert len(chance) == 10 and sum(chance) <= 5
+    late = judge.judge(sample(speaker(210, num_frames=61, lead_seconds=-0.2))).values
+    assert late["expert_best_within_one_frame"] == 0.0
+    assert ExpertJudge.chance([found[0].features]) == []
+
+
 def test_syncnet_s_scores_are_those_of_its_embeddings(speaker: Callable[..., Clip]) -> None:
     torch.manual_seed(0)
     network = SyncNet().eval()
