@@ -12,7 +12,7 @@ from lightning import Trainer
 from rich.console import Console
 
 from hh_train.data.datamodule import LatentDataModule
-from hh_train.data.loading.shard_sets import ShardSet, open_shard_sets
+from hh_train.data.loading.shard_sets import open_shard_sets
 from hh_train.data.selection.accounting import Accounting
 from hh_train.runtime.distributed import is_rank_zero
 from hh_train.stages.tokenize_summary import print_accounting
@@ -117,7 +117,7 @@ def _say_what_will_be(
         return survey
     cost = predicted_cost(module, workload, datamodule, trainer)
     warnings = [*guards.warnings(survey), *cost.warnings()]
-    _print(Console(), datamodule.shards, datamodule, survey, cost, warnings)
+    _print(Console(), datamodule, survey, cost, warnings)
     file = Path(output) / "plan.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     record = {"survey": survey.to_json(), "cost": cost.to_json(), "warnings": warnings}
@@ -125,15 +125,8 @@ def _say_what_will_be(
     return survey
 
 
-def _print(
-    console: Console,
-    shards: str | ShardSet | Sequence[str | ShardSet],
-    datamodule: LatentDataModule,
-    survey: Survey,
-    cost: Cost,
-    warnings: Sequence[str],
-) -> None:
-    for one in open_shard_sets(shards, datamodule.reading):
+def _print(console: Console, datamodule: LatentDataModule, survey: Survey, cost: Cost, warnings: Sequence[str]) -> None:
+    for one in open_shard_sets(datamodule.shards, datamodule.reading):
         if one.manifest.accounting:
             console.print(f"{one.storage}:", markup=False, highlight=False)
             print_accounting(console, Accounting.from_json(one.manifest.accounting))
