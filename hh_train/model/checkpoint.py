@@ -131,6 +131,11 @@ def inferred_config(folder: str | Path) -> ModelConfig:
         ) from error
 
 
+def architecture_of(folder: str | Path) -> ModelConfig:
+    """The folder's config or, where it has none, what the weights' shapes say. Raises ValueError as these."""
+    return read_config(folder) if (Path(folder) / CONFIG_FILE).is_file() else inferred_config(folder)
+
+
 def load_model(
     folder: str | Path,
     *,

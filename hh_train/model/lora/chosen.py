@@ -9,11 +9,12 @@ from typing import Any, NotRequired, TypedDict
 
 import torch
 
-from hh_train.model.checkpoint import ParameterDtype, load_model, read_config
-from hh_train.model.lora.files import AdapterFile, attach_file, read_adapter, require_base, write_changes
+from hh_train.model.checkpoint import ParameterDtype, architecture_of, load_model
+from hh_train.model.config import ModelConfig
+from hh_train.model.lora.files import AdapterFile, read_adapter, require_base, write_changes
 from hh_train.model.lora.fingerprint import folder_fingerprint
 from hh_train.model.lora.keys import KeyStyle
-from hh_train.model.lora.matrices import MatrixChange
+from hh_train.model.lora.matrices import MatrixChange, attach_weights
 from hh_train.model.lora.merge import fold_adapters
 from hh_train.model.transformer import ComputeDtype, SandwichTransformer
 from hh_train.model.weight_files import WeightFiles
@@ -45,17 +46,26 @@ def load_with_adapters(
 ) -> SandwichTransformer:
     """`load_model`, with the changes of adapter files added to its weights: it costs what the base alone costs.
 
-    Raises ValueError as `load_model` and `attach_file`.
+    Raises ValueError as `load_model` and `attach_file`; for what is wrong with an adapter, before the weights are read.
     """
-    model = load_model(folder, compute_dtype=compute_dtype, parameter_dtype=parameter_dtype, device=device)
-    base = folder_fingerprint(folder) if adapters else None
+    config = architecture_of(folder)
+    files = [_read_for(folder, choice, config) for choice in adapters]
+    model = load_model(
+        folder, config=config, compute_dtype=compute_dtype, parameter_dtype=parameter_dtype, device=device
+    )
     weights = {}
-    for number, choice in enumerate(adapters):
-        name = f"adapter_{number}"
-        attach_file(model, name, choice["path"], base=base, any_base=choice.get("any_base", False))
-        weights[name] = choice.get("weight", 1.0)
+    for number, (choice, found) in enumerate(zip(adapters, files, strict=True)):
+        attach_weights(model, f"adapter_{number}", found.weights)
+        weights[f"adapter_{number}"] = choice.get("weight", 1.0)
     fold_adapters(model, weights)
     return model
+
+
+def _read_for(base: str | Path, choice: AdapterChoice, config: ModelConfig) -> AdapterFile:
+    found = read_adapter(choice["path"], config)
+    if found.record.base is not None and not choice.get("any_base", False):
+        require_base(found, folder_fingerprint(base))
+    return found
 
 
 def convert_adapter(
@@ -75,9 +85,7 @@ def convert_adapter(
             f"got the weight {choice.get('weight')} for {choice['path']}: a file in another style keeps its strength. "
             "Leave the weight out and give it where the file is used, or merge it into the base (format=checkpoint)"
         )
-    found = read_adapter(choice["path"], read_config(base))
-    if not choice.get("any_base", False) and found.record.base is not None:
-        require_base(found, folder_fingerprint(base))
+    found = _read_for(base, choice, architecture_of(base))
     changes = _whole_changes(found, WeightFiles.scan(base))
     return write_changes(changes, path, style=style, record=found.record, cells=found.cells, bfloat16=bfloat16)
 

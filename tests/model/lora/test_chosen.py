@@ -23,12 +23,14 @@ from hh_train.model.lora import (
     base_fingerprint,
     convert_adapter,
     load_with_adapters,
+    merged_state_dict,
     read_adapter,
     write_adapter,
 )
 from hh_train.model.lora.attach import without_adapters
 from hh_train.model.lora.keys import KEY_STYLES, KeyStyle
 from hh_train.model.transformer import SandwichTransformer
+from hh_train.model.weight_files import WeightFiles
 from hh_train.types import PackedBatch, Prediction
 
 Disturbed = Callable[..., AdapterSet]
@@ -136,6 +138,39 @@ def test_a_file_of_another_tool_stays_as_small(
     loaded = load_with_adapters(base, [{"path": found}], compute_dtype="float32")(batch)
     torch.testing.assert_close(loaded.video, live.video, atol=2e-2, rtol=0)
     assert (before.video - live.video).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_what_is_stored_in_parts_and_mixed_types_stays_so(
+    tiny_model: SandwichTransformer, recipes: dict[str, AdapterRecipe], disturbed: Disturbed, tmp_path: Path
+) -> None:
+    """As the released base is: products in bf16, all else in fp32, several files, and no config."""
+    released = save_model(
+        tiny_model.state_dict(), tiny_model.config, tmp_path / "base", bfloat16_products=True, max_file_size="20KB"
+    )
+    tiny_model.load_state_dict(load_model(released).state_dict())
+    adapters = disturbed(attach_adapter(tiny_model, "one", recipes["parts"]))
+    path = written(tiny_model, adapters, tmp_path, "comfyui")
+    merged = load_with_adapters(released, [{"path": path}], parameter_dtype="as_stored")
+    again = save_model(merged.state_dict(), merged.config, tmp_path / "merged", max_file_size="20KB")
+    before, after = WeightFiles.scan(released), WeightFiles.scan(again)
+    assert len({stored.file for stored in after.tensors.values()}) > 3
+    kinds = [{name: (one.shape, one.dtype) for name, one in files.tensors.items()} for files in (before, after)]
+    assert kinds[0] == kinds[1] and {dtype for _, dtype in kinds[1].values()} == {torch.float32, torch.bfloat16}
+    exact, rounded = merged_state_dict(tiny_model, {adapters: 1.0}), load_model(again).state_dict()
+    for name, tensor in exact.items():
+        torch.testing.assert_close(rounded[name], tensor, rtol=2**-8, atol=1e-6, msg=name)
+    (released / "config.json").unlink()
+    bare = load_with_adapters(released, [{"path": path}], parameter_dtype="as_stored").state_dict()
+    assert all(torch.equal(bare[name], tensor) for name, tensor in merged.state_dict().items())
+
+
+def test_what_is_wrong_with_an_adapter_is_told_before_weights_are_read(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hh_train.model.lora.chosen.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(ValueError, match="there is no adapter file"):
+        load_with_adapters(base, [{"path": tmp_path / "none.safetensors"}])
 
 
 def test_strength_stays(base: Path, tmp_path: Path) -> None:
