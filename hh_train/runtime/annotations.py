@@ -176,7 +176,7 @@ def _fit_leaf(value: Any, annotation: Any, key: str, faults: list[Fault]) -> Any
         got = f"a mapping without `_target_` (keys: {', '.join(map(str, value))})"
         faults.append(_misfit(got, annotation, key))
         return value
-    if not _is_instance(value, kind):
+    if not _is_instance(value, kind) or (isinstance(value, str) and kind in _SEQUENCES):  # no list of its letters
         faults.append(_misfit(_show(value), annotation, key))
     return value
 

@@ -136,6 +136,8 @@ def test_mappings_of_known_keys() -> None:
     assert type(rows[0]["weight"]) is float
     fit([{"wieght": 1.0}, {"path": 3}, "c"], Sequence[Row], "rows", faults)
     shown = "{path: Path, weight?: float}"
+    fit("a.b", Sequence[Row], "rows", faults)
+    assert str(faults.pop()).startswith("rows: got 'a.b' (str), wanted Sequence[")
     assert list(map(str, faults)) == [
         f"rows.0.path: is missing, in {shown}",
         f"rows.0.wieght: is unknown, wanted {shown}",
