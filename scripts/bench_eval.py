@@ -32,6 +32,7 @@ from rich.table import Table
 
 from hh_train.data.footage.files import FootageFile, find_footage, read_metadata
 from hh_train.data.media.files import write_clip
+from hh_train.metrics.faces.track import FaceFinder
 from hh_train.metrics.measurement import measure_part
 from hh_train.metrics.measurer import Measurer, Sample
 from hh_train.runtime.composition import compose_config
@@ -55,17 +56,25 @@ class Seconds:
         self.parts.setdefault(part, []).append(time.perf_counter() - start)
 
 
-def measurers_of(overrides: Sequence[str]) -> dict[str, Measurer]:
-    """Those of the evaluation's configuration."""
+def measurers_of(overrides: Sequence[str]) -> tuple[dict[str, Measurer], FaceFinder]:
+    """Those of the evaluation's configuration, and what finds faces in it."""
     config = compose_config("evaluate", overrides)
-    return {str(name): instantiate(node) for name, node in config.measures.items() if node is not None}
+    measurers = {str(name): instantiate(node) for name, node in config.measures.items() if node is not None}
+    return measurers, instantiate(config.faces)
 
 
-def sample_of(file: FootageFile) -> Sample:
+def sample_of(file: FootageFile, faces: FaceFinder) -> Sample:
     known = read_metadata(file)
     clip = clip_reader().read(file.path)
     fields = {"description": known.prompt.description}
-    return Sample(key=file.key, clip=clip, transcript=known.transcript, language=known.language, fields=fields)
+    return Sample(
+        key=file.key,
+        clip=clip,
+        transcript=known.transcript,
+        language=known.language,
+        fields=fields,
+        faces=faces,
+    )
 
 
 def find_face(sample: Sample) -> None:
@@ -77,7 +86,9 @@ def spread(values: Sequence[float], unit: str = "") -> str:
     return f"{statistics.median(values):.2f}{unit}  [{min(values):.2f} .. {max(values):.2f}]"
 
 
-def bench_measures(files: Sequence[FootageFile], measurers: Mapping[str, Measurer], rounds: int) -> None:
+def bench_measures(
+    files: Sequence[FootageFile], measurers: Mapping[str, Measurer], faces: FaceFinder, rounds: int
+) -> None:
     """The first clip warms up caches and does not count."""
     totals: dict[str, list[float]] = {}
     for _ in range(rounds):
@@ -85,7 +96,7 @@ def bench_measures(files: Sequence[FootageFile], measurers: Mapping[str, Measure
         for i, file in enumerate([files[0], *files]):
             taken = seconds if i else Seconds()
             found: list[Sample] = []
-            taken.take("decode", lambda file=file, found=found: found.append(sample_of(file)))
+            taken.take("decode", lambda file=file, found=found: found.append(sample_of(file, faces)))
             sample = found[0]
             taken.take("find the face", lambda sample=sample: find_face(sample))
             for name, measurer in measurers.items():
@@ -104,17 +115,19 @@ def bench_measures(files: Sequence[FootageFile], measurers: Mapping[str, Measure
     console.print(table)
 
 
-def bench_together(files: Sequence[FootageFile], measurers: Mapping[str, Measurer], rounds: int) -> None:
+def bench_together(
+    files: Sequence[FootageFile], measurers: Mapping[str, Measurer], faces: FaceFinder, rounds: int
+) -> None:
     def together() -> None:
         for file in files:
-            sample = sample_of(file)
+            sample = sample_of(file, faces)
             for measurer in measurers.values():
                 measure_part(measurer, sample)
 
     def apart() -> None:
         for file in files:
             for measurer in measurers.values():
-                measure_part(measurer, sample_of(file))
+                measure_part(measurer, sample_of(file, faces))
 
     ratios, rates = [], []
     for _ in range(rounds):
@@ -202,9 +215,9 @@ def main() -> None:
             folder, clips, overrides = Path(drawn), 3, [*TRAINED, *overrides]
             draw_clips(folder, clips)
         files = list(find_footage(folder, held_out_share=0.0))[:clips]
-        measurers = measurers_of(overrides)
-        bench_measures(files, measurers, given.rounds)
-        bench_together(files, measurers, given.rounds)
+        measurers, faces = measurers_of(overrides)
+        bench_measures(files, measurers, faces, given.rounds)
+        bench_together(files, measurers, faces, given.rounds)
         if given.processes:
             bench_processes(folder.resolve(), len(files), overrides, given.processes)
 
