@@ -25,7 +25,7 @@ from scipy.stats import rankdata
 from hh_train.data.footage.files import find_footage, read_metadata
 from hh_train.inference.codecs import tokenizers_of
 from hh_train.metrics.comparison.bootstrap import NUM_RESAMPLES
-from hh_train.metrics.likeness.embedders import Embedder, FaceLayout, LongTermSpectrum
+from hh_train.metrics.likeness.embedders import Embedder, FaceLayout, VoiceProfile
 from hh_train.metrics.likeness.people import enrol
 from hh_train.metrics.measurer import Sample
 from hh_train.stages.measuring import clip_reader
@@ -70,12 +70,14 @@ def validation_table(folder: Path, through: Callable[[Clip], Clip] | None) -> Ta
     table = Table(title=f"likeness in {folder}, 95 % intervals over speakers", title_justify="left")
     for column in ("", "clips", "people", "measured", "left out", "AUC", "own person nearest"):
         table.add_column(column, justify="left" if column in ("", "clips") else "right")
-    embedders: Mapping[str, Embedder] = {"face": FaceLayout(), "voice": LongTermSpectrum()}
+    embedders: Mapping[str, Embedder] = {"face": FaceLayout(), "voice": VoiceProfile()}
     references, probes, decoded = _embedded(folder, embedders, through)
     for kind in embedders:
         by_person: dict[str, list[torch.Tensor]] = {}
         for person, vector in references[kind]:
             by_person.setdefault(person, []).append(vector)
+        if len(by_person) < 2:
+            raise ValueError(f"{kind}: {len(by_person)} people of {folder} have clips for it; wanted two")
         people = enrol({person: torch.stack(vectors) for person, vectors in by_person.items()})
         for name, tried in (("real", probes), ("through the codecs", decoded)):
             found = [(person, vector) for person, vector in tried[kind] if person in people.clips]

@@ -11,7 +11,7 @@ import torch
 from hh_train.data.footage.files import find_footage
 from hh_train.data.media.files import write_clip
 from hh_train.metrics.faces.framed import FramedFaces
-from hh_train.metrics.likeness.embedders import FaceLayout, LongTermSpectrum
+from hh_train.metrics.likeness.embedders import FaceLayout, VoiceProfile
 from hh_train.metrics.likeness.measurer import LikenessMeasurer
 from hh_train.stages.likeness_footage import likeness_of_folders
 from hh_train.stages.measuring import Measuring, ScoredSystem, SystemClips
@@ -53,7 +53,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measurer(person: Path, others: Path) -> LikenessMeasurer:
-    return likeness_of_folders(person=str(person), others=str(others), face=FaceLayout(), voice=LongTermSpectrum())
+    return likeness_of_folders(person=str(person), others=str(others), face=FaceLayout(), voice=VoiceProfile())
 
 
 def test_people_are_told_apart_by_their_names(folders: Path) -> None:

@@ -36,7 +36,7 @@ class _Enrolled:
 
 
 class LikenessMeasurer:
-    """Likeness is the mean cosine with the person's clips, in a space that the clips of all people span (`People`).
+    """Likeness is the cosine with the mean of the person's clips, in a space of all people's (`People`).
 
     Recognized is a clip that is more like the person than like any of the others. The reference clips are embedded at
     the first clip that is measured, with the faces of the same finder; one of them that is measured itself is compared

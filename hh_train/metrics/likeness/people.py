@@ -29,18 +29,18 @@ class People:
     whitening: Float[Tensor, "D D"]
 
     def likeness(self, embedding: Float[Tensor, " D"], person: str, *, without: int | None = None) -> Float[Tensor, ""]:
-        """Mean cosine with the clips of a person, -1 to 1.
+        """Cosine with the mean of a person's clips, -1 to 1.
 
         Args:
             embedding: of a clip.
             person: one of `clips`.
             without: number of a clip of the person that is passed over: the one that is measured.
         """
-        unit = _units((embedding.double() - self.center) @ self.whitening)
-        cosines = self.clips[person] @ unit
+        clips = self.clips[person]
         if without is not None:
-            cosines = torch.cat((cosines[:without], cosines[without + 1 :]))
-        return cosines.mean()
+            clips = torch.cat((clips[:without], clips[without + 1 :]))
+        unit = _units((embedding.double() - self.center) @ self.whitening)
+        return _units(clips.mean(dim=0)) @ unit
 
 
 def enrol(embeddings: Mapping[str, Float[Tensor, "_ D"]]) -> People:

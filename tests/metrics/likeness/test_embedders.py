@@ -10,14 +10,14 @@ import torch
 
 from hh_train.metrics.faces.cascade import CascadeFaces
 from hh_train.metrics.faces.track import NoFaceError
-from hh_train.metrics.likeness.embedders import Embedder, FaceLayout, LongTermSpectrum, NetworkFace, NetworkVoice
+from hh_train.metrics.likeness.embedders import Embedder, FaceLayout, NetworkFace, NetworkVoice, VoiceProfile
 from hh_train.metrics.measurer import Sample
 from hh_train.types import Clip
 
 SampleOf = Callable[[int, int], Sample]
 
 
-@pytest.mark.parametrize("embedder", [FaceLayout(), LongTermSpectrum()], ids=["face", "voice"])
+@pytest.mark.parametrize("embedder", [FaceLayout(), VoiceProfile()], ids=["face", "voice"])
 def test_clips_of_one_person_lie_nearer_than_those_of_two(embedder: Embedder, sample_of: SampleOf) -> None:
     found = [[embedder.embed(sample_of(person, take)) for take in range(3)] for person in range(4)]
     within = max(float((a - b).norm()) for takes in found for a in takes for b in takes)
@@ -32,7 +32,7 @@ def test_a_voice_is_the_same_at_any_loudness(sample_of: SampleOf) -> None:
     sample = sample_of(1, 0)
     assert sample.clip.waveform is not None
     soft = replace(sample, clip=replace(sample.clip, waveform=0.1 * sample.clip.waveform))
-    torch.testing.assert_close(LongTermSpectrum().embed(soft), LongTermSpectrum().embed(sample), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(VoiceProfile().embed(soft), VoiceProfile().embed(sample), atol=1e-4, rtol=1e-4)
 
 
 def test_without_a_face_or_sound_there_is_nothing_to_embed(sample_of: SampleOf) -> None:
@@ -49,7 +49,7 @@ def test_without_a_face_or_sound_there_is_nothing_to_embed(sample_of: SampleOf) 
     for waveform, named in ((None, "no sound track"), (torch.zeros(16_000), "silent")):
         mute = Sample(key="mute", clip=replace(clip, waveform=waveform), transcript=None, language=None)
         with pytest.raises(ValueError, match=named):
-            LongTermSpectrum().embed(mute)
+            VoiceProfile().embed(mute)
 
 
 @dataclass
@@ -87,5 +87,5 @@ def test_networks_are_averaged_over_the_clip(sample_of: SampleOf) -> None:
     found = face.embed(sample_of(0, 1))
     assert found.shape == (3,) and float(found[0]) > 100  # skin fills the head
     assert float(face.embed(sample_of(1, 1))[0]) < float(found[0]) - 40
-    fingerprints = {e.fingerprint() for e in (voice, face, FaceLayout(), LongTermSpectrum())}
+    fingerprints = {e.fingerprint() for e in (voice, face, FaceLayout(), VoiceProfile())}
     assert len(fingerprints) == 4 and "colors" in face.fingerprint()
