@@ -45,6 +45,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))
 
 
+_REAL_CLIPS = Path(__file__).parents[1] / "data" / "real_clips" / "generated"
+
+
+@pytest.fixture(scope="session")
+def real_clip() -> Callable[[str], Path]:
+    """The file of a clip of data/real_clips; the test is skipped where it has not been fetched."""
+
+    def find(name: str) -> Path:
+        path = _REAL_CLIPS / f"{name}.mp4"
+        if not path.is_file():
+            pytest.skip(f"the real clip {path.name} is missing: run scripts/fetch_test_footage.sh")
+        return path
+
+    return find
+
+
 VIDEO_CHANNELS, AUDIO_CHANNELS, TEXT_CHANNELS = 3, 5, 7
 
 

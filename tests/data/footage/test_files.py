@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,19 +178,17 @@ def test_clips_come_in_order_with_the_bad_ones_in_place(tmp_path: Path) -> None:
     assert [isinstance(item, DroppedClip) for item in items] == [number % 3 == 0 for number in range(12)]
 
 
-REAL_CLIPS = Path(__file__).parents[3] / "data" / "real_clips" / "generated"
-
-
-@pytest.mark.skipif(not (REAL_CLIPS / ".complete").is_file(), reason="no real clips: run scripts/fetch_test_footage.sh")
-def test_a_folder_of_real_footage() -> None:
-    files = find_footage(REAL_CLIPS, held_out_share=0.0)
-    assert [file.key for file in files] == ["WolfgangLanger_Pexels", "obama_speech", "park"]
+def test_a_folder_of_real_footage(real_clip: Callable[[str], Path]) -> None:
+    frames = {"WolfgangLanger_Pexels": 101, "jwpIntro": 101, "obama_speech": 101, "park": 13, "testMovie": 101}
+    folder = {real_clip(name).parent for name in frames}.pop()
+    files = find_footage(folder, held_out_share=0.0)
+    assert {file.key for file in files} == set(frames)
     clips = list(read_footage(files, MediaReader(size=(64, 96), max_frames=101), num_workers=2))
     assert all(isinstance(clip, FootageClip) for clip in clips)
-    for clip, frames in zip(clips, (101, 101, 13), strict=True):
+    for file, clip in zip(files, clips, strict=True):
         assert isinstance(clip, FootageClip)
-        assert clip.clip.frames.shape == (frames, 64, 96, 3)
-        assert clip.clip.waveform is not None and clip.clip.waveform.shape == (frames * 640,)
+        assert clip.clip.frames.shape == (frames[file.key], 64, 96, 3)
+        assert clip.clip.waveform is not None and clip.clip.waveform.shape == (frames[file.key] * 640,)
         assert len(clip.metadata.prompt.description.split()) > 8
         motion = (clip.clip.frames[1:].float() - clip.clip.frames[:-1].float()).abs().mean()
         assert motion > 0.1

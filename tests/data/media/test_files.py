@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -201,12 +202,6 @@ def test_a_clip_without_frames_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-REAL_CLIPS = Path(__file__).parents[3] / "data" / "real_clips" / "generated"
-real_clips = pytest.mark.skipif(
-    not (REAL_CLIPS / ".complete").is_file(), reason="no real clips: run scripts/fetch_test_footage.sh"
-)
-
-
 @pytest.mark.parametrize(
     ("name", "video_codec", "audio_codec"),
     [
@@ -392,17 +387,20 @@ def test_sound_of_a_container_that_rounds_time_stamps_is_not_torn(tmp_path: Path
     assert 10 * np.log10((wanted[1600:-1600] ** 2).mean() / (noise**2).mean()) > 40
 
 
-@real_clips
 @pytest.mark.parametrize(
     ("name", "seconds", "size", "is_spoken"),
     [
+        ("jwpIntro", 5.78, (480, 640), True),
+        ("testMovie", 7.84, (288, 352), True),
         ("obama_speech", 8.71, (240, 320), True),
         ("park", 0.55, (480, 640), True),
         ("WolfgangLanger_Pexels", 19.69, (360, 640), False),
     ],
 )
-def test_real_clips(name: str, seconds: float, size: tuple[int, int], is_spoken: bool) -> None:
-    path = REAL_CLIPS / f"{name}.mp4"
+def test_real_clips(
+    real_clip: Callable[[str], Path], name: str, seconds: float, size: tuple[int, int], is_spoken: bool
+) -> None:
+    path = real_clip(name)
     info = MediaReader().probe(path)
     assert info.seconds == pytest.approx(seconds, abs=0.05)
     assert (info.height, info.width) == size

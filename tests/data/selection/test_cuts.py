@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,6 @@ from torch import Tensor
 from hh_train.data.media.files import MediaError, MediaReader, write_clip
 from hh_train.data.selection.cuts import CutDetector, Shot
 from hh_train.types import Clip
-
-REAL_CLIPS = Path(__file__).parents[3] / "data" / "real_clips" / "generated"
-real_clips = pytest.mark.skipif(
-    not (REAL_CLIPS / ".complete").is_file(), reason="no real clips: run scripts/fetch_test_footage.sh"
-)
 
 
 def scene(seed: int, num_frames: int, *, side: int = 64) -> Tensor:
@@ -105,17 +101,17 @@ def test_settings_tell_detectors_apart() -> None:
     assert CutDetector().settings() != CutDetector(threshold=4.0).settings()
 
 
-@real_clips
 @pytest.mark.parametrize("detector", ["adaptive", "content"])
-@pytest.mark.parametrize("name", ["obama_speech", "park", "WolfgangLanger_Pexels"])
-def test_real_footage_of_one_shot_is_not_cut(name: str, detector: str) -> None:
-    assert len(CutDetector(detector=detector).shots(REAL_CLIPS / f"{name}.mp4")) == 1  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["obama_speech", "park", "WolfgangLanger_Pexels", "jwpIntro", "testMovie"])
+def test_real_footage_of_one_shot_is_not_cut(real_clip: Callable[[str], Path], name: str, detector: str) -> None:
+    assert len(CutDetector(detector=detector).shots(real_clip(name))) == 1  # type: ignore[arg-type]
 
 
-@real_clips
 @pytest.mark.parametrize("detector", ["adaptive", "content"])
-def test_real_footage_is_cut_where_it_is_joined(tmp_path: Path, detector: str) -> None:
+def test_real_footage_is_cut_where_it_is_joined(
+    real_clip: Callable[[str], Path], tmp_path: Path, detector: str
+) -> None:
     reader = MediaReader(size=(120, 160), max_frames=41)
-    talk, face = (reader.read(REAL_CLIPS / f"{name}.mp4").frames for name in ("obama_speech", "WolfgangLanger_Pexels"))
+    talk, face = (reader.read(real_clip(name)).frames for name in ("obama_speech", "WolfgangLanger_Pexels"))
     path = film(tmp_path / "a.mp4", torch.cat([talk, face, talk]))
     assert first_frames(CutDetector(detector=detector).shots(path)) == [0, 41, 82]  # type: ignore[arg-type]
