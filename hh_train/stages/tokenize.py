@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -26,12 +27,13 @@ from hh_train.data.selection.filters import ClipFilter
 from hh_train.data.selection.survey import FootageSurvey, Surveyor
 from hh_train.data.selection.windows import ClipWindow, WindowLengths, WindowPlan
 from hh_train.data.shards.folder import ShardFolder
-from hh_train.data.shards.format import TokenizedClip, write_null_text
+from hh_train.data.shards.format import write_null_text
 from hh_train.data.shards.manifest import MANIFEST_FILE, Manifest, TokenizerRecord
 from hh_train.inference.codecs import tokenizers_of
 from hh_train.inference.reconstruction import measure_reconstruction
 from hh_train.metrics.speech.recognizer import Recognizer
 from hh_train.runtime.launcher import launched_process
+from hh_train.stages.clip_encoder import ClipEncoder
 from hh_train.stages.footage_source import (
     SURVEY_FOLDER,
     FootageSource,
@@ -44,12 +46,9 @@ from hh_train.stages.footage_source import (
 from hh_train.stages.tokenize_summary import kept_clips, print_accounting, print_summary, told_reasons
 from hh_train.tokenizers import AudioTokenizer, TextTokenizer, Tokenizers, VideoTokenizer, load_tokenizers
 from hh_train.tokenizers.pretrained import ROLES, TOKENIZERS_FOLDER, PretrainedTokenizer, class_path
-from hh_train.types import Clip, ClipMetadata, LatentClip
+from hh_train.types import Clip, ClipMetadata
 
 RECONSTRUCTION_FOLDER = "reconstruction"
-PART_NOTE = (
-    "are stretches of longer files, without the words that were given for the whole file (a transcriber hears them)"
-)
 
 
 @runtime_checkable
@@ -80,7 +79,7 @@ def run(
     transcriber: Transcriber | None = None,
     captioner: Captioner | None = None,
     fit_clips: int = 256,
-    batch_clips: int = 1,
+    batch_clips: int = 8,
     shard_megabytes: float = 1024.0,
     reconstruct_clips: int = 8,
     recognizer: str | None = None,
@@ -109,8 +108,8 @@ def run(
         transcriber: hears the words of clips that have none.
         captioner: describes clips that have no caption, and stretches of longer files.
         fit_clips: training clips that the codecs are fitted to.
-        batch_clips: that codecs with `encode_many` encode together. More are faster on a GPU; a run that was killed in
-            between may then differ from one that was not in the last bits of some latents.
+        batch_clips: the most that codecs with `encode_many` encode together; large clips come alone. Where a device's
+            arithmetic depends on what is encoded together, another value gives other last bits.
         shard_megabytes: a shard is closed when it has grown to this size.
         reconstruct_clips: held-out clips that are decoded again, measured and written to `output/reconstruction`.
         recognizer: folder of a trained recognizer, which then compares its errors on original and decoded speech.
@@ -144,6 +143,7 @@ def run(
             lengths=lengths,
             filters={name: chosen for name, chosen in (filters or {}).items() if chosen is not None},
             needs_caption=captioner is None,
+            hears_words=transcriber is not None,
         ),
         cache=Path(output) / SURVEY_FOLDER,
         num_workers=num_workers,
@@ -177,8 +177,9 @@ def run(
         survey = source.survey()
         folder.expect(clip_digests(survey, digests))
         tokenizers = _ready_tokenizers(folder, tokenizers, survey, source, fit_clips)
-        _write_shards(folder, survey, source, _Encoder(tokenizers, annotator, batch_clips))
-        accounting = _accounting(folder, source, survey, tokenizers.video, annotator)
+        encoder = ClipEncoder(tokenizers, annotator, batch_clips)
+        _write_shards(folder, survey, source, encoder)
+        accounting = _accounting(folder, source, survey, tokenizers.video)
         if not folder.close_part():
             console.print(f"process {process} of {num_processes} is done; the last one to end writes {MANIFEST_FILE}")
             return accounting
@@ -189,7 +190,7 @@ def run(
             )
         write_null_text(folder.folder, tokenizers.text.encode(tokenizers.text.null_prompt))
         measured = measure_reconstruction(
-            clips=_held_out(survey, source, annotator, reconstruct_clips),
+            clips=_held_out(survey, source, encoder, reconstruct_clips),
             video=tokenizers.video,
             audio=tokenizers.audio,
             output=folder.folder / RECONSTRUCTION_FOLDER,
@@ -203,7 +204,7 @@ def run(
                 tokenizers={name: _record(getattr(tokenizers, name)) for name in ROLES},
                 shards=folder.records,
                 reconstruction=measured,
-                accounting=_accounting(folder, source, survey, tokenizers.video, annotator).to_json(),
+                accounting=_accounting(folder, source, survey, tokenizers.video).to_json(),
             )
         )
         shutil.rmtree(source.cache, ignore_errors=True)
@@ -212,19 +213,18 @@ def run(
     return manifest
 
 
-def _accounting(
-    folder: ShardFolder, source: FootageSource, survey: FootageSurvey, video: VideoTokenizer, annotator: Annotator
-) -> Accounting:
+def _accounting(folder: ShardFolder, source: FootageSource, survey: FootageSurvey, video: VideoTokenizer) -> Accounting:
     """Of the finished shards."""
-    rate = source.reader.reader.frames_per_second
-    keys = {sample.key for record in folder.records for sample in record.samples}
-    num_parts = sum(window.is_part and window.key in keys for window in survey.windows)
+    notes: Counter[str] = Counter()
+    for record in folder.records:
+        notes.update(record.notes)
     return Accounting.of(
-        kept_clips(folder.records, stride=video.stride, frames_per_second=rate),
+        kept_clips(folder.records, stride=video.stride, frames_per_second=source.reader.reader.frames_per_second),
         (clip for record in folder.records for clip in record.dropped),
         files=len(source.files),
         footage_seconds=survey.seconds,
-        notes={PART_NOTE: num_parts} if annotator.transcriber is None else {},
+        outside_seconds=survey.outside_seconds,
+        notes=notes,
     )
 
 
@@ -287,7 +287,7 @@ def _lengths(video: VideoTokenizer, reader: MediaReader, buckets: Buckets | None
 
 
 def _held_out(
-    survey: FootageSurvey, source: FootageSource, annotator: Annotator, count: int
+    survey: FootageSurvey, source: FootageSource, encoder: ClipEncoder, count: int
 ) -> Iterator[tuple[Clip, ClipMetadata]]:
     """The first clips that training does not see, as far as there are any; one of each file."""
     windows = next(found for found in (survey.split(name)[1] for name in ("validation", "test", "train")) if found)
@@ -297,7 +297,7 @@ def _held_out(
     for item in source.read(islice(first_of_files.values(), count)):
         if isinstance(item, WindowClip):
             with suppress(ValueError):  # then it is among those that were left out
-                yield item.clip, _annotated(item, annotator)
+                yield item.clip, encoder.annotated(item)
 
 
 def _ready_tokenizers(
@@ -341,91 +341,15 @@ def _fit(name: str, tokenizer: FittedTokenizer, windows: Sequence[ClipWindow], s
         ) from error
 
 
-@runtime_checkable
-class BatchTokenizer(Protocol):
-    """A codec that encodes several clips faster together than one by one."""
-
-    def encode_many(self, inputs: Sequence[Any], /) -> list[Tensor]: ...
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """Clips to latents, several at a time."""
-
-    tokenizers: Tokenizers
-    annotator: Annotator
-    batch_clips: int
-
-    def encode_all(self, items: Iterator[WindowClip | DroppedClip]) -> Iterator[TokenizedClip | DroppedClip]:
-        while batch := list(islice(items, max(1, self.batch_clips))):
-            yield from self._batch(batch)
-
-    def _batch(self, items: Sequence[WindowClip | DroppedClip]) -> Iterable[TokenizedClip | DroppedClip]:
-        clips = [item for item in items if isinstance(item, WindowClip)]
-        if len(clips) > 1:
-            try:
-                encoded = iter(self._together(clips))
-                return [next(encoded) if isinstance(item, WindowClip) else item for item in items]
-            except ValueError:
-                pass  # one of them is at fault: one by one it tells its reason, and the others are kept
-        return (_tokenized(item, self.tokenizers, self.annotator) for item in items)
-
-    def _together(self, clips: Sequence[WindowClip]) -> list[TokenizedClip]:
-        metadata = [_annotated(item, self.annotator) for item in clips]
-        sounds = [item.clip.waveform for item in clips if item.clip.waveform is not None]
-        video = _encode_many(self.tokenizers.video, [item.clip.frames for item in clips])
-        audio = iter(_encode_many(self.tokenizers.audio, sounds))
-        text = _encode_many(self.tokenizers.text, [known.prompt.compose() for known in metadata])
-        return [
-            TokenizedClip(
-                latents=LatentClip(
-                    key=item.window.key,
-                    video=video[index],
-                    audio=None if item.clip.waveform is None else next(audio),
-                    text=text[index],
-                ),
-                metadata=metadata[index],
-            )
-            for index, item in enumerate(clips)
-        ]
-
-
-def _encode_many(codec: Any, inputs: Sequence[Any]) -> list[Tensor]:
-    return codec.encode_many(inputs) if isinstance(codec, BatchTokenizer) else [codec.encode(value) for value in inputs]
-
-
-def _write_shards(folder: ShardFolder, survey: FootageSurvey, source: FootageSource, encoder: _Encoder) -> None:
+def _write_shards(folder: ShardFolder, survey: FootageSurvey, source: FootageSource, encoder: ClipEncoder) -> None:
     with progress_bar() as progress:
         for split in SPLITS:
             lost, windows = survey.split(split)
-            missing = [window for window in windows if not folder.is_done(window.key)]
+            batches = encoder.batches([window for window in windows if folder.is_mine(window.key)])
+            open_batches = [batch for batch in batches if not all(folder.is_done(window.key) for window in batch)]
             left_out = [clip for clip in lost if not folder.is_done(clip.key)]
-            if missing or left_out:
-                clips = progress.track(source.read(missing), len(missing), description=split)
-                folder.write_split(split, chain(left_out, encoder.encode_all(iter(clips))))
-
-
-def _tokenized(
-    item: WindowClip | DroppedClip, tokenizers: Tokenizers, annotator: Annotator
-) -> TokenizedClip | DroppedClip:
-    if isinstance(item, DroppedClip):
-        return item
-    window = item.window
-    try:
-        metadata = _annotated(item, annotator)
-        latents = LatentClip(
-            key=window.key,
-            video=tokenizers.video.encode(item.clip.frames),
-            audio=None if item.clip.waveform is None else tokenizers.audio.encode(item.clip.waveform),
-            text=tokenizers.text.encode(metadata.prompt.compose()),
-        )
-    except ValueError as error:
-        return DroppedClip(key=window.key, split=window.split, reason=str(error))
-    return TokenizedClip(latents=latents, metadata=metadata)
-
-
-def _annotated(item: WindowClip, annotator: Annotator) -> ClipMetadata:
-    window = item.window
-    return annotator.annotate(
-        item.clip, item.metadata, is_part=window.is_part, start_seconds=window.start_seconds, shots=window.shots
-    )
+            if open_batches or left_out:
+                needed = list(chain.from_iterable(open_batches))
+                clips = iter(progress.track(source.read(needed), len(needed), description=split))
+                encoded = encoder.encode_all(open_batches, clips, is_done=folder.is_done)
+                folder.write_split(split, chain(left_out, encoded))

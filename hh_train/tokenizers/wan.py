@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from hh_train.tokenizers.referenced import ReferencedTokenizer, by_shape
 
 TIME_STRIDE = 4
 """The autoencoder takes its frames as one and then four at a time, whatever its configuration says."""
+BATCH_PIXELS = 1088 * 1920
+"""Pixels of a frame of all clips that go through the model together: it works frame by frame, so this bounds memory."""
 TILE_OVERLAP = 4
 """Neighboring tiles share this part (1/4) of their length."""
 
@@ -68,13 +70,13 @@ class WanVideoTokenizer(ReferencedTokenizer):
 
     @torch.no_grad()
     def encode_many(self, clips: Sequence[UInt8[Tensor, "_ _ _ 3"]]) -> list[Float[Tensor, "_ _ _ _"]]:
-        """`encode` of every clip; those of one shape go through the model together."""
+        """`encode` of every clip; those of one shape go through the model together, up to a frame of 1080p in all."""
         for frames in clips:
             self._check_frames(frames)
         model = self.model
         mean, spread = self._moments()
         latents: list[Any] = [None] * len(clips)
-        for group in by_shape(clips):
+        for group in _within(by_shape(clips), clips):
             pixels = torch.stack([clips[index] for index in group]).to(self.device).permute(0, 4, 1, 2, 3)
             self._set_tiling(pixels.shape[-2:], pixels_per_unit=int(model.config.patch_size or 1))
             posterior = model.encode(pixels.float().div(127.5).sub(1).to(self.dtype)).latent_dist
@@ -143,3 +145,10 @@ class WanVideoTokenizer(ReferencedTokenizer):
                 f"got frames of {frames.shape[1]}x{frames.shape[2]} pixels; wanted multiples of {height} and {width}: "
                 "change the size"
             )
+
+
+def _within(groups: Sequence[list[int]], clips: Sequence[UInt8[Tensor, "_ _ _ 3"]]) -> Iterator[list[int]]:
+    """Groups of clips of one shape, cut to `BATCH_PIXELS`."""
+    for group in groups:
+        most = max(1, BATCH_PIXELS // (clips[group[0]].shape[1] * clips[group[0]].shape[2]))
+        yield from (group[start : start + most] for start in range(0, len(group), most))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import matplotlib.cbook
@@ -11,7 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hh_train.stages.footage_sync import offset_frames
+from hh_train.data.media.files import MediaReader
+from hh_train.data.selection.filters import OutOfSync
+from hh_train.metrics.faces.framed import FramedFaces
+from hh_train.stages.footage_sync import LipOffset
 from hh_train.types import Clip
 
 NUM_FRAMES = 101
@@ -59,22 +64,41 @@ def talking(portrait: np.ndarray, *, delay_frames: int = 0, face: bool = True) -
     )
 
 
-@pytest.mark.parametrize("delay", [-4, 0, 4])
+@pytest.mark.parametrize("delay", [-6, 0, 6])
 def test_the_offset_is_found(portrait: np.ndarray, delay: int) -> None:
-    found = offset_frames(talking(portrait, delay_frames=delay))
-    assert found == pytest.approx(-delay, abs=1.0)
+    found = LipOffset()(talking(portrait, delay_frames=delay))
+    assert found.offset_frames == pytest.approx(-delay, abs=1.0)
 
 
 def test_sound_of_another_clip_has_no_offset(portrait: np.ndarray) -> None:
     clip = talking(portrait)
     assert clip.waveform is not None
-    found = [offset_frames(replace(clip, waveform=sound_of(seed))) for seed in range(10, 16)]
-    assert found == [None] * 6
+    found = [LipOffset()(replace(clip, waveform=sound_of(seed))) for seed in range(10, 16)]
+    assert [one.offset_frames for one in found] == [None] * 6
+    assert {one.reason for one in found} == {"lips and sound match nowhere beyond chance"}
 
 
 def test_without_a_face_there_is_no_offset(portrait: np.ndarray) -> None:
-    assert offset_frames(talking(portrait, face=False)) is None
+    found = LipOffset()(talking(portrait, face=False))
+    assert found.offset_frames is None
+    assert found.reason == "no face in half of the frames"
 
 
 def test_without_sound_there_is_no_offset(portrait: np.ndarray) -> None:
-    assert offset_frames(replace(talking(portrait), waveform=None)) is None
+    assert LipOffset()(replace(talking(portrait), waveform=None)).reason == "there is no sound"
+
+
+def test_another_finder_of_faces_is_another_setting() -> None:
+    framed = FramedFaces(box=[0.16, 0.2, 0.84, 0.88])
+    assert LipOffset(faces=framed).settings() == {"faces": framed.fingerprint()}
+    assert LipOffset().settings() != LipOffset(faces=framed).settings()
+
+
+@pytest.mark.parametrize(("name", "delay"), [("obama_speech", 0), ("jwpIntro", 0), ("testMovie", 0), ("jwpIntro", 9)])
+def test_the_filter_decides_on_real_speakers(real_clip: Callable[[str], Path], name: str, delay: int) -> None:
+    clip = MediaReader(size=(240, 320)).read(real_clip(name), max_frames=217)
+    assert clip.waveform is not None
+    verdict = OutOfSync(measure=LipOffset()).judge(replace(clip, waveform=torch.roll(clip.waveform, delay * 640)))
+    assert verdict.remark is None
+    assert (verdict.reason is not None) == bool(delay)
+    assert verdict.reason is None or "frames late" in verdict.reason

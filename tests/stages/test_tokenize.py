@@ -24,6 +24,7 @@ from hh_train.data.selection.windows import WindowPlan
 from hh_train.data.shards.format import read_latent_clips, read_null_text
 from hh_train.data.shards.manifest import Manifest
 from hh_train.stages import tokenize
+from hh_train.stages.clip_encoder import ClipEncoder
 from hh_train.tokenizers import HashedTextTokenizer, MelAudioTokenizer, PatchVideoTokenizer, load_tokenizers
 from hh_train.types import Clip, DialogueLine, Prompt
 
@@ -162,7 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_shards(
 ) -> None:
     tokenized(footage, tmp_path / "whole", shard_megabytes=0.01)
     encoded = []
-    real = tokenize._tokenized
+    real = ClipEncoder._alone
 
     def dies(*arguments: Any) -> Any:
         if len(encoded) == survived:
@@ -170,12 +171,12 @@ def test_a_killed_run_goes_on_to_the_same_shards(
         encoded.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(tokenize, "_tokenized", dies)
+    monkeypatch.setattr(ClipEncoder, "_alone", dies)
     with pytest.raises(KeyboardInterrupt):
         tokenized(footage, tmp_path / "killed", shard_megabytes=0.01)
     with pytest.raises(ValueError, match="to its end"):
         Manifest.load(tmp_path / "killed")
-    monkeypatch.setattr(tokenize, "_tokenized", real)
+    monkeypatch.setattr(ClipEncoder, "_alone", real)
     tokenized(footage, tmp_path / "killed", shard_megabytes=0.01)
     whole, killed = files_of(tmp_path / "whole"), files_of(tmp_path / "killed")
     assert len([name for name in whole if name.endswith(".tar")]) >= 3
@@ -203,13 +204,13 @@ def test_when_clips_come_and_go_only_new_ones_are_encoded(tmp_path: Path, monkey
     (footage / "train" / "0.mp4").unlink()
     (footage / "train" / "1.txt").write_text("Another caption")
     encoded = []
-    real = tokenize._tokenized
+    real = ClipEncoder._alone
 
-    def spy(item: Any, *others: Any) -> Any:
+    def spy(encoder: ClipEncoder, item: Any) -> Any:
         encoded.append(item.window.key)
-        return real(item, *others)
+        return real(encoder, item)
 
-    monkeypatch.setattr(tokenize, "_tokenized", spy)
+    monkeypatch.setattr(ClipEncoder, "_alone", spy)
     manifest = tokenized(footage, tmp_path / "shards")
     assert sorted(encoded) == ["1", "new"]
     assert {sample.key for sample in manifest.samples_of("train")} == {"1", "2", "new"}
@@ -350,15 +351,15 @@ def test_the_accounting_adds_up_and_is_in_the_manifest(films: Path, tmp_path: Pa
 def test_a_dry_run_tells_the_same_and_encodes_nothing(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = tokenize._tokenized
-    monkeypatch.delattr(tokenize, "_tokenized")
+    real = ClipEncoder._alone
+    monkeypatch.delattr(ClipEncoder, "_alone")
     preview = tokenized(films, tmp_path, dry_run=True, **FULL)
     assert isinstance(preview, Accounting)
     told = capsys.readouterr().out
     assert "is black" in told
     assert "16 x 32" in told
     assert not list(tmp_path.glob("*.tar"))
-    monkeypatch.setattr(tokenize, "_tokenized", real, raising=False)
+    monkeypatch.setattr(ClipEncoder, "_alone", real, raising=False)
     manifest = tokenized(films, tmp_path, **FULL)
     final = Accounting.from_json(manifest.accounting)
     assert (final.buckets, final.dropped) == (preview.buckets, preview.dropped)
@@ -429,7 +430,7 @@ def test_a_killed_run_over_films_goes_on_to_the_same_shards(
 ) -> None:
     tokenized(films, tmp_path / "whole", shard_megabytes=0.01, **FULL)
     encoded = []
-    real = tokenize._tokenized
+    real = ClipEncoder._alone
 
     def dies(*arguments: Any) -> Any:
         if len(encoded) == survived:
@@ -437,10 +438,10 @@ def test_a_killed_run_over_films_goes_on_to_the_same_shards(
         encoded.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(tokenize, "_tokenized", dies)
+    monkeypatch.setattr(ClipEncoder, "_alone", dies)
     with pytest.raises(KeyboardInterrupt):
         tokenized(films, tmp_path / "killed", shard_megabytes=0.01, **FULL)
-    monkeypatch.setattr(tokenize, "_tokenized", real)
+    monkeypatch.setattr(ClipEncoder, "_alone", real)
     tokenized(films, tmp_path / "killed", shard_megabytes=0.01, **FULL)
     whole, killed = files_of(tmp_path / "whole"), files_of(tmp_path / "killed")
     assert whole.keys() == killed.keys()
@@ -512,3 +513,36 @@ def test_batches_give_what_single_clips_give(footage: Path, shards: Path, tmp_pa
             assert ours.audio is None or torch.equal(ours.audio, theirs.audio)
     reasons = [{clip.key: clip.reason for clip in Manifest.load(folder).dropped} for folder in (shards, tmp_path)]
     assert reasons[0] == reasons[1]
+
+
+class Together(PatchVideoTokenizer):
+    """Its latents tell what was encoded together, as the last bits do on a GPU; it dies when it is told to."""
+
+    calls_left: ClassVar[int] = 10**9
+
+    def encode_many(self, clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if not Together.calls_left:
+            raise KeyboardInterrupt
+        Together.calls_left -= 1
+        shift = sum(float(clip.float().mean()) for clip in clips)
+        return [self.encode(clip) + shift for clip in clips]
+
+
+@pytest.mark.parametrize("survived", [1, 2])
+def test_what_is_encoded_together_does_not_depend_on_kills(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    """The run dies between batches, and, as the first clips of a batch are being written, within one."""
+    video = Together(channels=12)
+    whole = tokenized(footage, tmp_path / "whole", video=video, batch_clips=3)
+    monkeypatch.setattr(Together, "calls_left", survived)
+    with pytest.raises(KeyboardInterrupt):
+        tokenized(footage, tmp_path / "killed", video=Together(channels=12), batch_clips=3)
+    pending = sorted((tmp_path / "killed").rglob("*.clips/*.tar"))
+    assert pending
+    pending[-1].unlink()  # as if the kill had come before this clip was on disk
+    monkeypatch.setattr(Together, "calls_left", 10**9)
+    tokenized(footage, tmp_path / "killed", video=Together(channels=12), batch_clips=3)
+    found = files_of(tmp_path / "killed")
+    assert [name for name, content in files_of(tmp_path / "whole").items() if found[name] != content] == []
+    assert whole.samples_of("train")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hh_train.tokenizers import PretrainedTokenizer, VideoTokenizer, load_tokenizer
+from hh_train.tokenizers import PretrainedTokenizer, VideoTokenizer, load_tokenizer, wan
 from hh_train.tokenizers.wan import WanVideoTokenizer
 
 MEAN = [0.1 * (channel - 24) / 24 for channel in range(48)]
@@ -116,6 +116,20 @@ def test_a_batch_gives_what_its_clips_give(tokenizer: WanVideoTokenizer) -> None
     for single, together in zip(map(tokenizer.encode, clips), tokenizer.encode_many(clips), strict=True):
         torch.testing.assert_close(together, single, atol=1e-4, rtol=1e-4)
     assert tokenizer.encode_many([]) == []
+
+
+def test_a_batch_is_no_larger_than_a_frame_of_1080p(
+    tokenizer: WanVideoTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wan, "BATCH_PIXELS", 2 * 32 * 32)
+    clips = [frames(1, 32, 32, seed) for seed in range(5)] + [frames(1, 64, 64, 5)]
+    sizes: list[int] = []
+    encode = tokenizer.model.encode
+    monkeypatch.setattr(tokenizer.model, "encode", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
+    latents = tokenizer.encode_many(clips)
+    assert sizes == [2, 2, 1, 1]
+    for clip, latent in zip(clips, latents, strict=True):
+        torch.testing.assert_close(latent, tokenizer.encode(clip), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(192, 128), (64, 208)])

@@ -16,6 +16,7 @@ from torch import Tensor
 from hh_train.data.loading.cache import DiskCache
 from hh_train.data.loading.clip_index import digest_of
 from hh_train.data.loading.storage import Storage
+from hh_train.data.packing import PATCH_ORDER
 from hh_train.data.shards.format import read_manifest, read_null_text
 from hh_train.data.shards.manifest import MANIFEST_FILE, Manifest
 
@@ -126,6 +127,11 @@ def common_null_text(sets: Sequence[OpenSet]) -> Float[Tensor, "Nt C"]:
 def _opened(settings: ShardSet, reading: Reading) -> OpenSet:
     storage = Storage(settings.path, options=settings.storage_options, retries=reading.retries)
     manifest = read_manifest(storage)
+    if manifest.patch_order != PATCH_ORDER:
+        raise ValueError(
+            f"{storage} differs in patch_order: {manifest.patch_order!r} there, {PATCH_ORDER!r} here; tokenize the "
+            "footage again, or train with the version of hh_train that wrote it"
+        )
     if not manifest.samples_of("train"):
         raise ValueError(f"{storage} has no training clips: tokenize footage that has some")
     _check_files(storage, manifest)

@@ -85,6 +85,8 @@ class Accounting:
     """Length of all films; None when they were not looked at."""
     buckets: tuple[BucketCount, ...]
     dropped: tuple[DropCount, ...]
+    outside_seconds: float | None = None
+    """Of the films, what no clip was to be taken from: shots that are too short, and what is over."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Clips that something was done to, by what it was."""
 
@@ -96,15 +98,17 @@ class Accounting:
         *,
         files: int,
         footage_seconds: float | None = None,
+        outside_seconds: float | None = None,
         notes: Mapping[str, int] | None = None,
     ) -> Accounting:
         """Counts clips. Buckets come in the order of their number of clips, reasons likewise within a stage."""
         return cls(
             files=files,
             footage_seconds=footage_seconds,
+            outside_seconds=outside_seconds,
             buckets=_count_buckets(kept),
             dropped=_count_dropped(dropped),
-            notes={name: count for name, count in (notes or {}).items() if count},
+            notes={name: count for name, count in sorted((notes or {}).items()) if count},
         )
 
     @property
@@ -130,6 +134,7 @@ class Accounting:
         return cls(
             files=fields["files"],
             footage_seconds=fields["footage_seconds"],
+            outside_seconds=fields.get("outside_seconds"),
             buckets=tuple(BucketCount(**bucket) for bucket in fields["buckets"]),
             dropped=tuple(DropCount(**count) for count in fields["dropped"]),
             notes=fields["notes"],
@@ -145,6 +150,7 @@ class Accounting:
     def headline(self) -> str:
         """One line: files, clips and their length."""
         share = f" of {duration(self.footage_seconds)} of footage" if self.footage_seconds else ""
+        share += f" ({duration(self.outside_seconds)} of it in no clip)" if share and self.outside_seconds else ""
         return (
             f"{self.files} files: {self.num_kept} clips of {duration(self.seconds)} together{share}, "
             f"{self.num_dropped} left out"

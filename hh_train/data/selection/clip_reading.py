@@ -12,9 +12,10 @@ from typing import TypeVar
 from hh_train.data.footage.files import DroppedClip, FootageFile, read_metadata
 from hh_train.data.media.files import MediaReader
 from hh_train.data.selection.filters import ClipFilter
-from hh_train.data.selection.windows import ClipWindow, WindowLengths
+from hh_train.data.selection.windows import PART_SECONDS, ClipWindow, WindowLengths
 from hh_train.types import Clip, ClipMetadata
 
+PART_NOTE = "are stretches of longer files, and lose the words of the whole file (a transcriber hears their own)"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,6 +27,8 @@ class WindowClip:
     window: ClipWindow
     clip: Clip
     metadata: ClipMetadata
+    notes: tuple[str, ...] = ()
+    """What is to be counted of clips like this, each to be read after `<number> clips`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class WindowReader:
     filters: Mapping[str, ClipFilter]
     needs_caption: bool = True
     """Whether a clip without caption is left out; otherwise its description stays empty."""
+    hears_words: bool = False
+    """Whether the words of stretches of longer files are heard anew; otherwise those that lose theirs are noted."""
 
     def read(self, window: ClipWindow) -> WindowClip | DroppedClip:
         """The clip, or why there is none. Never raises on bad input."""
@@ -50,12 +55,35 @@ class WindowReader:
                     size=window.size,
                 )
             )
-            reason = next((told for kept in self.filters.values() if (told := kept.reason(clip))), None)
+            remarks = self._judged(clip)
+            has_words = bool(metadata.transcript or metadata.prompt.dialogue)
+            if has_words and not window.is_part and self._goes_on(window, clip):
+                window = replace(window, is_part=True)
         except (ValueError, OSError) as error:
-            reason = str(error)
-        if reason is not None:
-            return DroppedClip(key=window.key, split=window.split, reason=reason)
-        return WindowClip(window=window, clip=clip, metadata=replace(metadata, key=window.key))
+            return DroppedClip(key=window.key, split=window.split, reason=str(error))
+        notes = (*remarks, PART_NOTE) if has_words and window.is_part and not self.hears_words else remarks
+        return WindowClip(window=window, clip=clip, metadata=replace(metadata, key=window.key), notes=notes)
+
+    def _judged(self, clip: Clip) -> tuple[str, ...]:
+        """What the filters remark. Raises ValueError with the first reason to leave the clip out."""
+        remarks = []
+        for chosen in self.filters.values():
+            verdict = chosen.judge(clip)
+            if verdict.reason is not None:
+                raise ValueError(verdict.reason)
+            remarks += [] if verdict.remark is None else [verdict.remark]
+        return tuple(remarks)
+
+    def _goes_on(self, window: ClipWindow, clip: Clip) -> bool:
+        """Whether the file goes on after a clip that is as long as was asked for."""
+        frames = clip.frames.shape[0]
+        if frames == 1 or frames + self.lengths.multiple <= window.num_frames:
+            return False
+        try:
+            seconds = self.reader.probe(window.file.path).seconds
+        except ValueError:
+            return False
+        return seconds - window.start_seconds - frames / clip.frames_per_second > PART_SECONDS
 
     def is_described(self, file: FootageFile) -> bool:
         """Whether there is a caption, or none is needed."""

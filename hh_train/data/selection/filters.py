@@ -1,8 +1,7 @@
-"""What makes a clip unfit for training. Every filter is optional, looks at one decoded clip and tells its reason."""
+"""What makes a clip unfit for training. Every filter is optional, looks at one decoded clip and tells its verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,13 +19,21 @@ _CLIPPED_RUN = 3
 _SILENCE = 1e-9
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a filter says about a clip."""
+
+    reason: str | None = None
+    """Why the clip is left out, `<what it is>: <measure>`; None when it is kept."""
+    remark: str | None = None
+    """What is to be counted of a clip that is kept, to be read after `<number> clips`."""
+
+
 @runtime_checkable
 class ClipFilter(Protocol):
     """Judges one clip."""
 
-    def reason(self, clip: Clip) -> str | None:
-        """Why the clip is left out, `<what it is>: <measure>`; None when it is kept."""
-        ...
+    def judge(self, clip: Clip) -> Verdict: ...
 
     def settings(self) -> dict[str, Any]:
         """All that the judgment depends on, as plain JSON values."""
@@ -34,14 +41,45 @@ class ClipFilter(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Settings:
+class _Filter:
+    def reason(self, clip: Clip) -> str | None:
+        """Why the clip is left out, `<what it is>: <measure>`; None when it is kept."""
+        raise NotImplementedError
+
+    def judge(self, clip: Clip) -> Verdict:
+        return Verdict(reason=self.reason(clip))
+
     def settings(self) -> dict[str, Any]:
         """All that the judgment depends on, as plain JSON values."""
         return asdict(self)
 
 
+class Offset(Protocol):
+    """How far the sound is from the lips."""
+
+    @property
+    def offset_frames(self) -> float | None:
+        """Positive: the sound is early. None where it cannot be told."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """Why it cannot be told."""
+        ...
+
+
+class OffsetMeasure(Protocol):
+    """Measures how far the sound of a clip is from the lips in it."""
+
+    def __call__(self, clip: Clip) -> Offset: ...
+
+    def settings(self) -> dict[str, Any]:
+        """All that the offset depends on, as plain JSON values."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class TooShort(_Settings):
+class TooShort(_Filter):
     """A film of less than `min_seconds`. Single pictures stay."""
 
     min_seconds: float = 1.0
@@ -54,7 +92,7 @@ class TooShort(_Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Black(_Settings):
+class Black(_Filter):
     """More than `max_share` of the frames are dark in nearly every pixel."""
 
     max_share: float = 0.5
@@ -68,7 +106,7 @@ class Black(_Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frozen(_Settings):
+class Frozen(_Filter):
     """The picture stands still for more than `max_share` of the clip at a stretch. Single pictures are not judged."""
 
     max_share: float = 0.5
@@ -85,7 +123,7 @@ class Frozen(_Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Silent(_Settings):
+class Silent(_Filter):
     """The sound is below `level_dbfs`, or there is none. Single pictures are not judged."""
 
     level_dbfs: float = -60.0
@@ -100,7 +138,7 @@ class Silent(_Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipped(_Settings):
+class Clipped(_Filter):
     """More than `max_share` of the samples are in runs of three or more at full scale."""
 
     max_share: float = 0.001
@@ -119,23 +157,25 @@ class Clipped(_Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class OutOfSync:
-    """Lips and sound are further apart than `max_frames`. Clips where `measure` finds no offset stay."""
+    """Lips and sound are further apart than `max_frames`. Clips whose offset cannot be told stay, and are counted."""
 
-    measure: Callable[[Clip], float | None]
-    """Offset of the sound in frames; None where it cannot be told: no face, no speech, no match."""
+    measure: OffsetMeasure
     max_frames: float = 3.0
 
-    def reason(self, clip: Clip) -> str | None:
+    def judge(self, clip: Clip) -> Verdict:
         if clip.waveform is None or clip.frames.shape[0] < 2:
-            return None
-        offset = self.measure(clip)
-        if offset is None or abs(offset) <= self.max_frames:
-            return None
-        return f"is out of sync: the sound is {abs(offset):.1f} frames {'early' if offset > 0 else 'late'}"
+            return Verdict()
+        found = self.measure(clip)
+        if found.offset_frames is None:
+            return Verdict(remark=f"stay though it cannot be told whether they are in sync: {found.reason}")
+        if abs(found.offset_frames) <= self.max_frames:
+            return Verdict()
+        side = "early" if found.offset_frames > 0 else "late"
+        return Verdict(reason=f"is out of sync: the sound is {abs(found.offset_frames):.1f} frames {side}")
 
     def settings(self) -> dict[str, Any]:
         """All that the judgment depends on, as plain JSON values."""
-        return {"max_frames": self.max_frames}
+        return {"max_frames": self.max_frames, "measure": self.measure.settings()}
 
 
 def _gray(frames: UInt8[Tensor, "F H W 3"]) -> Float[Tensor, "F h w"]:

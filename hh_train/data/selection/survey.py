@@ -18,6 +18,7 @@ from hh_train.data.selection.clip_reading import in_parallel
 from hh_train.data.selection.cuts import CutDetector, Shot
 from hh_train.data.selection.duplicates import DuplicateSearch, Fingerprint, fingerprint
 from hh_train.data.selection.windows import (
+    PART_SECONDS,
     ClipWindow,
     WindowLengths,
     WindowPlan,
@@ -27,8 +28,7 @@ from hh_train.data.selection.windows import (
 )
 
 _FINGERPRINT_SIZE = (64, 64)
-_PART_SECONDS = 0.5
-"""A clip that leaves out less than this of its file counts as the whole file."""
+_SURVEY_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class FileSurvey:
     dropped: tuple[DroppedClip, ...] = ()
     seconds: float | None = None
     """Length of the film; None when it was not looked at, or is none."""
+    outside_seconds: float = 0.0
+    """Of these, what lies in no window."""
     prints: tuple[Fingerprint | None, ...] = ()
     """Of each window, when duplicates are searched for; None for one that cannot be read."""
 
@@ -64,6 +66,7 @@ class FileSurvey:
             windows=tuple(windows),
             dropped=tuple(DroppedClip(**clip) for clip in fields["dropped"]),
             seconds=fields["seconds"],
+            outside_seconds=fields["outside_seconds"],
             prints=tuple(print_ and Fingerprint.from_json(print_) for print_ in fields["prints"]),
         )
 
@@ -151,10 +154,15 @@ class Surveyor:
                         num_frames=length,
                         size=size,
                         shots=() if self.cuts is None else shots_within(group, first, first + length / rate),
-                        is_part=length / rate < seconds - _PART_SECONDS,
+                        is_part=length / rate < seconds - PART_SECONDS,
                     )
                 )
-        return FileSurvey(windows=tuple(windows), dropped=tuple(dropped), seconds=seconds)
+        return FileSurvey(
+            windows=tuple(windows),
+            dropped=tuple(dropped),
+            seconds=seconds,
+            outside_seconds=outside_windows(windows, seconds, rate),
+        )
 
     def _with_prints(self, survey: FileSurvey) -> FileSurvey:
         if self.duplicates is None:
@@ -190,6 +198,8 @@ class FootageSurvey:
     """Those that are lost before anything is read for training."""
     seconds: float | None
     """Length of all films together; None when they were not looked at."""
+    outside_seconds: float | None
+    """Of these, what lies in no window."""
 
     def split(self, name: str) -> tuple[list[DroppedClip], list[ClipWindow]]:
         """The lost clips of a split, and its windows, mixed so that every shard holds a bit of everything."""
@@ -238,7 +248,16 @@ def _identity(file: FootageFile, surveyor: Surveyor) -> str:
     except OSError:
         state = []
     lengths = asdict(surveyor.lengths)
-    parts = [str(file.path), file.key, file.split, state, lengths, surveyor.settings(), repr(surveyor.reader)]
+    parts = [
+        _SURVEY_VERSION,
+        str(file.path),
+        file.key,
+        file.split,
+        state,
+        lengths,
+        surveyor.settings(),
+        repr(surveyor.reader),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -263,17 +282,34 @@ def gather(
     prints: list[Fingerprint | None] = []
     dropped: list[DroppedClip] = []
     seconds: list[float] = []
+    outside: list[float] = []
     for survey in surveys:
         windows += survey.windows
         prints += survey.prints
         dropped += survey.dropped
-        seconds += [] if survey.seconds is None else [survey.seconds]
+        if survey.seconds is not None:
+            seconds.append(survey.seconds)
+            outside.append(survey.outside_seconds)
     _check_keys(windows)
     if duplicates is not None:
         copies = _copies(windows, prints, duplicates, is_usable)
         dropped += copies.values()
         windows = [window for window in windows if window.key not in copies]
-    return FootageSurvey(windows=tuple(windows), dropped=tuple(dropped), seconds=sum(seconds) if seconds else None)
+    return FootageSurvey(
+        windows=tuple(windows),
+        dropped=tuple(dropped),
+        seconds=sum(seconds) if seconds else None,
+        outside_seconds=sum(outside) if seconds else None,
+    )
+
+
+def outside_windows(windows: Sequence[ClipWindow], seconds: float, frames_per_second: float) -> float:
+    """How much of a film of so many seconds lies in none of its windows, which may overlap."""
+    outside, end = 0.0, 0.0
+    for window in sorted(windows, key=lambda one: one.start_seconds):
+        outside += max(0.0, window.start_seconds - end)
+        end = max(end, window.start_seconds + window.num_frames / frames_per_second)
+    return outside + max(0.0, seconds - end)
 
 
 def _check_keys(windows: Iterable[ClipWindow]) -> None:

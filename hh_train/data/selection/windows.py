@@ -12,6 +12,8 @@ from hh_train.data.selection.buckets import Buckets, Size
 from hh_train.data.selection.cuts import Shot
 
 Placement = Literal["head", "uniform", "sliding"]
+PART_SECONDS = 0.5
+"""A clip that leaves out less than this of its file counts as the whole file."""
 _MILLISECOND = 1e-3
 
 

@@ -28,6 +28,7 @@ from hh_train.types import ClipMetadata, LatentClip
 
 LATENTS_MEMBER = "latents.safetensors"
 METADATA_MEMBER = "json"
+NOTES_KEY = "_notes"
 NULL_FILE = "null.safetensors"
 BLOCK = tarfile.BLOCKSIZE
 """Members of a tar begin and end at multiples of so many bytes."""
@@ -45,6 +46,8 @@ class TokenizedClip:
 
     latents: LatentClip
     metadata: ClipMetadata
+    notes: tuple[str, ...] = ()
+    """What is to be counted of clips like this, each to be read after `<number> clips`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,8 @@ class ShardWriter:
     def add(self, clip: TokenizedClip) -> Span:
         """Says where in the shard the latents lie. Raises ValueError when a latent cannot be stored."""
         payload = latents_to_bytes(clip.latents)
-        metadata = json.dumps(clip.metadata.to_json(), ensure_ascii=False).encode()
+        notes = {NOTES_KEY: clip.notes} if clip.notes else {}
+        metadata = json.dumps({**clip.metadata.to_json(), **notes}, ensure_ascii=False).encode()
         self._tar.write({"__key__": clip.latents.key, LATENTS_MEMBER: payload, METADATA_MEMBER: metadata})
         end: int = self._tar.tarstream.offset  # the members are written in the order of their names, latents last
         start = end - -(-len(payload) // BLOCK) * BLOCK

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hh_train.data.footage.files import DroppedClip
+from hh_train.data.packing import PATCH_ORDER
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
@@ -78,6 +79,8 @@ class ShardRecord:
     audio: Moments
     num_silent: int = 0
     """Clips without a sound track: kept, as pictures and text."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """Clips of which there is something to say, by what it is."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -114,6 +117,8 @@ class Manifest:
     tokenizers: Mapping[str, TokenizerRecord]
     """By modality: video, audio, text."""
     shards: tuple[ShardRecord, ...]
+    patch_order: str = PATCH_ORDER
+    """In which training is to cut the latents, which are stored whole; see `hh_train.data.packing`."""
     reconstruction: Mapping[str, float] = field(default_factory=dict)
     """Measures of the codecs on held-out clips."""
     accounting: Mapping[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from hh_train.data.footage.files import DroppedClip
@@ -25,6 +26,7 @@ class OpenShard:
         self.samples: list[SampleRecord] = []
         self.dropped: list[DroppedClip] = []
         self.num_silent = 0
+        self.notes: Counter[str] = Counter()
         self._video, self._audio = Moments(), Moments()
         self._writer: ShardWriter | None = None
         self._pending: list[Path] = []
@@ -50,6 +52,7 @@ class OpenShard:
             return
         self.samples.append(sample_record(latents, span))
         self.num_silent += latents.audio is None
+        self.notes.update(clip.notes)
         self._video += Moments.of(latents.video, STORED_DTYPE)
         self._audio += Moments.of(latents.audio, STORED_DTYPE)
 
@@ -65,6 +68,7 @@ class OpenShard:
             video=self._video,
             audio=self._audio,
             num_silent=self.num_silent,
+            notes=dict(sorted(self.notes.items())),
         )
 
     def forget_pending(self) -> None:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import safetensors
 
-from hh_train.data.shards.format import LATENTS_MEMBER, METADATA_MEMBER, TokenizedClip, latents_from_bytes
+from hh_train.data.shards.format import LATENTS_MEMBER, METADATA_MEMBER, NOTES_KEY, TokenizedClip, latents_from_bytes
 from hh_train.types import ClipMetadata
 
 Stretch = tuple[int, int]
@@ -67,8 +67,11 @@ class StoredClips:
         with clip.path.open("rb") as file:
             latents, metadata = (_read(file, *stretch) for stretch in (clip.latents, clip.metadata))
         try:
+            fields = json.loads(metadata)
             return TokenizedClip(
-                latents=latents_from_bytes(key, latents), metadata=ClipMetadata.from_json(json.loads(metadata))
+                latents=latents_from_bytes(key, latents),
+                metadata=ClipMetadata.from_json(fields),
+                notes=tuple(fields.get(NOTES_KEY, ())),
             )
         except (ValueError, KeyError, safetensors.SafetensorError) as error:
             raise ValueError(f"{clip.path} is damaged ({error}): delete it and tokenize again") from error

@@ -58,6 +58,8 @@ def test_sets_must_go_together(tmp_path: Path) -> None:
         open_shard_sets([one, write(tmp_path / "rate", frames_per_second=24.0)], Reading())
     with pytest.raises(ValueError, match=r"samples_per_second: 16000 in .*one, 8000 in"):
         open_shard_sets([one, write(tmp_path / "sound", samples_per_second=8000)], Reading())
+    with pytest.raises(ValueError, match=r"order differs in patch_order: 'other' there, 'c pT pH pW in, .*' here"):
+        open_shard_sets(write(tmp_path / "order", patch_order="other"), Reading())
     with pytest.raises(ValueError, match=r"null prompt of .*null is not that of .*one"):
         common_null_text(open_shard_sets([one, write(tmp_path / "null", null=1.0)], Reading()))
 

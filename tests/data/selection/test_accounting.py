@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -81,6 +82,12 @@ def test_many_buckets_are_summed_up() -> None:
             console.print(table)
     assert "35 others" in capture.get()
     assert len(many.tables()) == 1
+
+
+def test_footage_in_no_clip_is_told(accounting: Accounting) -> None:
+    told = replace(accounting, outside_seconds=3.0)
+    assert "of 20.0 s of footage (3.0 s of it in no clip), 4 left out" in told.headline()
+    assert Accounting.from_json(told.to_json()) == told
 
 
 def test_nothing_at_all_is_a_table_too() -> None:

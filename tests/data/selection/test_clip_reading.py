@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 from hh_train.data.footage.files import DroppedClip, FootageFile
 from hh_train.data.media.files import MediaReader, write_clip
 from hh_train.data.selection.buckets import Buckets
-from hh_train.data.selection.clip_reading import WindowClip, WindowReader, in_parallel
-from hh_train.data.selection.filters import ClipFilter, Silent
+from hh_train.data.selection.clip_reading import PART_NOTE, WindowClip, WindowReader, in_parallel
+from hh_train.data.selection.filters import ClipFilter, Silent, Verdict
 from hh_train.data.selection.windows import ClipWindow, WindowLengths
 from hh_train.types import Clip
 
@@ -63,6 +64,36 @@ def test_fewer_frames_than_any_bucket_are_told(path: Path) -> None:
 def test_filters_tell_their_reason(path: Path) -> None:
     item = reader(filters={"silent": Silent()}).read(window(path))
     assert item == DroppedClip(key="a_0", split="train", reason="is silent: no sound track")
+
+
+class Remarks(Silent):
+    """Keeps everything, and has something to say of it."""
+
+    def judge(self, _: Clip) -> Verdict:
+        return Verdict(remark="are remarkable")
+
+
+def test_what_filters_remark_is_noted(path: Path) -> None:
+    item = reader(filters={"one": Remarks(), "other": Remarks()}).read(window(path))
+    assert isinstance(item, WindowClip)
+    assert item.notes == ("are remarkable", "are remarkable")
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "said", "hears_words", "is_part"),
+    [(9, True, False, True), (9, True, True, True), (9, False, False, False), (49, True, False, False)],
+)
+def test_words_of_a_file_that_goes_on_are_not_the_clips(
+    tmp_path: Path, path: Path, num_frames: int, said: bool, hears_words: bool, is_part: bool
+) -> None:
+    film = tmp_path / "a.mp4"
+    film.write_bytes(path.read_bytes())
+    words = '\n\nDialogue:\n<Man, English>: "It grows light."' if said else ""
+    film.with_suffix(".txt").write_text(f"It grows light.{words}")
+    item = replace(reader(), hears_words=hears_words).read(window(film, num_frames=num_frames))
+    assert isinstance(item, WindowClip)
+    assert item.window.is_part == is_part
+    assert item.notes == ((PART_NOTE,) if is_part and not hears_words else ())
 
 
 def test_a_missing_caption_is_for_the_captioner(tmp_path: Path, path: Path) -> None:

@@ -15,7 +15,7 @@ from hh_train.data.media.files import MediaReader, write_clip
 from hh_train.data.selection.buckets import Buckets
 from hh_train.data.selection.cuts import CutDetector
 from hh_train.data.selection.duplicates import DuplicateSearch
-from hh_train.data.selection.survey import FileSurvey, Surveyor, gather, survey_footage
+from hh_train.data.selection.survey import FileSurvey, Surveyor, gather, outside_windows, survey_footage
 from hh_train.data.selection.windows import WindowLengths, WindowPlan
 from hh_train.types import Clip
 
@@ -197,6 +197,21 @@ def test_files_keep_their_order(tmp_path: Path) -> None:
     found = gather(survey_footage(files, surveyor(5), num_workers=3))
     assert [window.key for window in found.windows] == ["c", "a", "b"]
     assert found.seconds == pytest.approx(27 / 25, abs=0.01)
+
+
+def test_what_lies_in_no_window_is_told(film: FootageFile) -> None:
+    windows = [
+        replace(window, start_seconds=start, num_frames=25)
+        for window in surveyor(25, plan=WindowPlan()).survey(film).windows[:1]
+        for start in (3.0, 0.5, 1.0)
+    ]
+    assert outside_windows(windows, 10.0, 25.0) == pytest.approx(0.5 + 1.0 + 6.0)
+    assert outside_windows(windows, 3.5, 25.0) == pytest.approx(0.5 + 1.0)
+    assert outside_windows([], 10.0, 25.0) == 10.0
+    found = surveyor(25, plan=WindowPlan()).survey(film)
+    assert found.seconds is not None
+    assert found.outside_seconds == pytest.approx(found.seconds - 1.0)
+    assert gather([found, found][:1]).outside_seconds == found.outside_seconds
 
 
 def test_a_second_look_at_unchanged_files_opens_none(film: FootageFile, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_clips_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert stored.path("one") == paths[0]
     write_shard(tmp_path / "again.tar", stored.read("one"), stored.read(long))
     assert (tmp_path / "again.tar").read_bytes() == paths[0].read_bytes()
+
+
+def test_notes_are_kept_and_clips_without_are_as_before(tmp_path: Path) -> None:
+    noted = replace(clip("one"), notes=("are remarkable",))
+    path = write_shard(tmp_path / "a.tar", noted, clip("two"))
+    stored = StoredClips([path])
+    assert stored.read("one").notes == ("are remarkable",)
+    assert stored.read("one").metadata == noted.metadata
+    assert stored.read("two").notes == ()
+    assert b"_notes" not in write_shard(tmp_path / "b.tar", clip("two")).read_bytes()
 
 
 def test_one_of_several_sets_wins(tmp_path: Path) -> None:
