@@ -207,7 +207,7 @@ def run(
                 accounting=_accounting(folder, source, survey, tokenizers.video).to_json(),
             )
         )
-        shutil.rmtree(source.cache, ignore_errors=True)
+    shutil.rmtree(source.cache, ignore_errors=True)
     manifest = Manifest.load(output)
     print_summary(console, manifest, output, time.perf_counter() - started)
     return manifest

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -17,17 +15,22 @@ from hh_train.data.selection.clip_reading import WindowClip
 from hh_train.data.selection.windows import ClipWindow
 from hh_train.data.shards.format import TokenizedClip
 from hh_train.stages.clip_encoder import BATCH_PIXELS, ClipEncoder
+from hh_train.tokenizers import (
+    HashedTextTokenizer,
+    MelAudioTokenizer,
+    PatchVideoTokenizer,
+    Tokenizers,
+    VideoTokenizer,
+)
 from hh_train.types import Clip, ClipMetadata, Prompt
 
 
-class Means:
+class Means(PatchVideoTokenizer):
     """A codec whose latents are means, and which refuses black pictures."""
 
     def __init__(self) -> None:
+        super().__init__(channels=1)
         self.sizes: list[int] = []
-
-    def encode(self, frames: Tensor) -> Tensor:
-        return self.encode_many([frames])[0]
 
     def encode_many(self, clips: Sequence[Tensor]) -> list[Tensor]:
         self.sizes.append(len(clips))
@@ -48,9 +51,8 @@ def item(key: str, gray: int, notes: tuple[str, ...] = ()) -> WindowClip:
     return WindowClip(window=window(key), clip=clip, metadata=metadata, notes=notes)
 
 
-def encoder(video: Any, batch_clips: int = 3) -> ClipEncoder:
-    text = SimpleNamespace(encode=lambda prompt: torch.tensor([[float(len(prompt))]]))
-    codecs: Any = SimpleNamespace(video=video, audio=SimpleNamespace(encode=None), text=text)
+def encoder(video: VideoTokenizer, batch_clips: int = 3) -> ClipEncoder:
+    codecs = Tokenizers(video=video, audio=MelAudioTokenizer(channels=4), text=HashedTextTokenizer())
     return ClipEncoder(codecs, Annotator(), batch_clips)
 
 
@@ -63,7 +65,7 @@ def test_neighbors_go_together_and_large_ones_alone() -> None:
 
 
 def test_codecs_that_encode_one_by_one_get_one_by_one() -> None:
-    single = SimpleNamespace(encode=None)
+    single = PatchVideoTokenizer(channels=1)
     assert [len(batch) for batch in encoder(single).batches([window(name) for name in "abc"])] == [1, 1, 1]
 
 
@@ -77,6 +79,6 @@ def test_one_fault_costs_one_clip() -> None:
     assert found[0] == DroppedClip(key="black", split="train", reason="a black picture")
     assert found[1] is lost
     assert isinstance(found[2], TokenizedClip) and len(found) == 3
-    assert found[2].latents.video == pytest.approx(20.0)
+    assert float(found[2].latents.video) == pytest.approx(20.0)
     assert found[2].notes == ("are gray",)
     assert found[2].metadata.prompt.description == "b"

@@ -54,6 +54,7 @@ class _Filter:
         return asdict(self)
 
 
+@runtime_checkable
 class Offset(Protocol):
     """How far the sound is from the lips."""
 
@@ -68,6 +69,7 @@ class Offset(Protocol):
         ...
 
 
+@runtime_checkable
 class OffsetMeasure(Protocol):
     """Measures how far the sound of a clip is from the lips in it."""
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -233,10 +234,11 @@ def _survey_once(file: FootageFile, *, surveyor: Surveyor, cache: Path | None) -
     if path.is_file():
         return FileSurvey.from_json(json.loads(path.read_text(encoding="utf-8")), file)
     found = surveyor.survey(file)
-    cache.mkdir(parents=True, exist_ok=True)
     partial_path = cache / f".{path.name}.{os.getpid()}"  # other processes may be writing the very same
-    partial_path.write_text(json.dumps(found.to_json()), encoding="utf-8")
-    partial_path.replace(path)
+    with suppress(FileNotFoundError):  # one that has finished takes the cache away
+        cache.mkdir(parents=True, exist_ok=True)
+        partial_path.write_text(json.dumps(found.to_json()), encoding="utf-8")
+        partial_path.replace(path)
     return found
 
 

@@ -9,8 +9,8 @@
 4. The best of many offsets is high by chance. In step counts what is better than chance at one of the few offsets near
    zero; an offset, what is better than chance at one of all.
 
-Measured on windows of four seconds of three real speakers, at the default level: about half are decided, right within
-two frames; sound of other speakers is taken for in step or apart in one or two of a hundred. Longer clips decide more.
+Of 14 windows of four seconds of three real speakers this decides 7, and the three whole clips of 6 to 9 seconds, all
+within two frames; of 196 pairs of a mouth and another speaker's sound it takes 2 for in step and 2 for apart.
 """
 
 from __future__ import annotations

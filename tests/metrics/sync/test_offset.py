@@ -40,20 +40,16 @@ def test_a_known_offset_is_found_to_a_quarter_of_a_frame(quarters: int) -> None:
 
 
 def test_strangers_are_hardly_ever_matched() -> None:
-    """By two questions at a level of 1 % each: 2 % at the most, which 400 trials exceed by 2.5 % once in 1000 cases."""
-    found = [decide_offset(seen(syllables(seed), seed), syllables(10_000 + seed)) for seed in range(400)]
-    decided = [one for one in found if one.offset_frames is not None]
-    assert len(decided) / len(found) < 0.045
+    """By two questions at a level of 1 % each: 2 % at the most, of which 200 trials show 5 % once in 400 cases. Where
+    nothing belongs together, the errors are of unit size.
+    """
+    pairs = [(seen(syllables(seed), seed), syllables(10_000 + seed)) for seed in range(200)]
+    found = [decide_offset(mouth, track) for mouth, track in pairs]
+    assert sum(one.offset_frames is not None for one in found) < 10
     assert {one.reason for one in found if one.offset_frames is None} == {"lips and sound match nowhere beyond chance"}
-
-
-def test_without_correlation_errors_are_of_unit_size() -> None:
-    at_zero = []
-    for seed in range(300):
-        _, errors = matches(seen(syllables(seed), seed), syllables(20_000 + seed))
-        at_zero.append(errors[len(errors) // 2])
-    assert abs(float(np.mean(at_zero))) < 0.2
-    assert 0.75 < float(np.std(at_zero)) < 1.2
+    errors = np.array([matches(mouth, track)[1][60] for mouth, track in pairs])
+    assert abs(errors.mean()) < 0.25
+    assert 0.75 < errors.std() < 1.2
 
 
 def test_a_voice_is_heard_through_a_rumble() -> None:
@@ -79,7 +75,7 @@ def test_short_silent_and_still_clips_are_told(real_clip: Callable[[str], Path])
 
     assert why(clip.frames[:49], clip.waveform) == "fewer than 50 frames"
     assert why(clip.frames, None) == "there is no sound"
-    assert why(clip.frames[:1].repeat(60, 1, 1, 1), clip.waveform) == "the mouth does not move"
+    assert why(clip.frames[:1].repeat(len(clip.frames), 1, 1, 1), clip.waveform) == "the mouth does not move"
 
 
 @pytest.mark.parametrize("name", ["jwpIntro", "testMovie", "obama_speech"])
