@@ -10,11 +10,13 @@ import cv2
 import pytest
 import torch
 
-from hh_train.data.media.files import MediaReader
+from hh_train.data.media.files import MediaReader, write_clip
 from hh_train.data.shards.format import read_latent_clips
 from hh_train.data.shards.manifest import Manifest
-from hh_train.tokenizers import load_tokenizers
-from hh_train.types import Prompt
+from hh_train.stages import inspect as inspection
+from hh_train.stages import tokenize
+from hh_train.tokenizers import HashedTextTokenizer, MelAudioTokenizer, PatchVideoTokenizer, load_tokenizers
+from hh_train.types import Clip, Prompt
 
 
 @pytest.fixture
@@ -63,3 +65,40 @@ def test_the_draw_is_the_seeds(inspect: Callable[..., set[str]], road: Path, tmp
 def test_what_cannot_be_drawn_is_refused(inspect: Callable[..., set[str]], override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         inspect(override)
+
+
+def test_picture_and_sound_stay_together_from_footage_to_what_is_looked_at(tmp_path: Path) -> None:
+    """Flashes that begin with a click, at 30 frames a second and 44.1 kHz, through shards and back to a file."""
+    moments = (0.4, 1.1, 1.9)
+    for index, split in enumerate(("train", "validation")):
+        frames = torch.full((81, 48, 48, 3), 10, dtype=torch.uint8)
+        waveform = torch.zeros(round(2.7 * 44_100))
+        for moment in moments:
+            frames[round(moment * 30) : round(moment * 30) + 4] = 240 - index
+            waveform[round(moment * 44_100) :][:400] = 0.9
+        path = tmp_path / "footage" / split / f"{split}.mp4"
+        write_clip(path, Clip(frames=frames, frames_per_second=30.0, waveform=waveform, samples_per_second=44_100))
+        path.with_suffix(".txt").write_text("White flashes to clicks")
+    tokenize.run(
+        footage=str(tmp_path / "footage"),
+        output=str(tmp_path / "shards"),
+        video=PatchVideoTokenizer(channels=12),
+        audio=MelAudioTokenizer(channels=32, phase_iterations=8),
+        text=HashedTextTokenizer(),
+        size=(32, 32),
+        max_frames=65,
+        reconstruct_clips=0,
+    )
+    shown = inspection.run(shards=str(tmp_path / "shards"), output=str(tmp_path / "shown"))
+    for split in ("train", "validation"):
+        clip = MediaReader().read(shown / f"{split}.mp4")
+        assert clip.waveform is not None
+        bright = clip.frames.float().mean((1, 2, 3)) > 125
+        flashes = [i / 25 for i in range(1, len(bright)) if bright[i] and not bright[i - 1]]
+        assert len(flashes) == len(moments)
+        for flash in flashes:  # the middle of the click's energy, which the sound codec smears to both sides
+            first = round((flash - 0.1) * 16_000)
+            power = clip.waveform[first : first + 3200].double().square()
+            middle = float((power * torch.arange(len(power))).sum() / power.sum())
+            click = (first + middle) / 16_000 - 200 / 44_100
+            assert abs(click - flash) <= 0.02 + 0.002
