@@ -42,7 +42,14 @@ from hh_train.model.transformer import ComputeDtype
 from hh_train.runtime.launcher import launched_process
 from hh_train.stages import generate
 from hh_train.stages.ablation_published import NAMES_OF_RECIPE, PUBLISHED, judge, rows_at_hand
-from hh_train.stages.ablation_runs import DistilledRun, central_row, command_of, read_runs, rows_by_name
+from hh_train.stages.ablation_runs import (
+    DistilledRun,
+    are_of_different_teachers,
+    central_row,
+    command_of,
+    read_runs,
+    rows_by_name,
+)
 from hh_train.stages.ablation_scores import RowClips, RowScorer, with_adjusted_p
 from hh_train.stages.evaluation_record import sampling_notes
 from hh_train.stages.measuring import REAL, Measuring, ScoredSystem, SystemClips, clip_reader
@@ -144,6 +151,7 @@ def run(
             clips,
             scorer,
             base=base,
+            base_runs=rows[base],
             columns=names,
             troubles=troubles,
             folder=baselines.get(name),
@@ -328,6 +336,7 @@ def _row_report(
     scorer: RowScorer,
     *,
     base: str,
+    base_runs: Mapping[int, DistilledRun],
     columns: Sequence[str],
     troubles: Mapping[_Place, str],
     folder: str | None,
@@ -343,6 +352,10 @@ def _row_report(
         if not differences:
             seeds = ", ".join(map(str, others)) or "none"
             remark = f"not compared: no training seed and prompt in common with {base} (which has the seeds {seeds})"
+        elif any(
+            are_of_different_teachers(one, base_run) for one in members.values() for base_run in base_runs.values()
+        ):
+            remark = f"distilled from another teacher than {base}: the differences are those of the teachers too"
     return RowReport(
         name=name,
         runs=[_run_line(one, troubles.get((name, s))) for s, one in sorted(members.items())],

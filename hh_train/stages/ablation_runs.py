@@ -96,12 +96,20 @@ class DistilledRun:
         """Student steps that were wanted."""
         return int(self._module.get("num_student_steps") or 0)
 
+    @cached_property
+    def _provenance(self) -> Provenance | None:
+        return Provenance.read(self.model) if self.is_done else None
+
+    @property
+    def teacher(self) -> str | None:
+        """Fingerprint of the teacher's weights; None where there is no student, or it does not say."""
+        return None if self._provenance is None else self._provenance.teacher
+
     @property
     def student_steps(self) -> int:
         """Of the student that is there; else those that were logged."""
-        provenance = Provenance.read(self.model) if self.is_done else None
-        if provenance is not None:
-            return provenance.num_steps
+        if self._provenance is not None:
+            return self._provenance.num_steps
         return int(max(self._curves.get("student_steps", ([], [0.0]))[1]))
 
     @property
@@ -307,6 +315,12 @@ def rows_by_name(runs: Sequence[DistilledRun]) -> dict[str, dict[int, DistilledR
                     f"{first.folder} and {other.folder} are both called {name!r}, but differ in {differing[0]}; give "
                     "runs that differ in their seed alone, or start them with the difference on the command line"
                 )
+            if are_of_different_teachers(first, other):
+                raise ValueError(
+                    f"{first.folder} and {other.folder} are both called {name!r}, but the weights of their teachers "
+                    f"differ: the checkpoint {teacher_folder(other)} was another one between the two; train the older "
+                    "run again (remove its folder)"
+                )
     return rows
 
 
@@ -324,6 +338,19 @@ def differing_settings(first: DistilledRun, second: DistilledRun) -> list[str]:
     """The keys in which two runs differ, but for seeds."""
     ours, theirs = first.settings, second.settings
     return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+
+
+def are_of_different_teachers(first: DistilledRun, second: DistilledRun) -> bool:
+    """By the teachers' weights; where a run does not know these, by their folders."""
+    if first.teacher is not None and second.teacher is not None:
+        return first.teacher != second.teacher
+    return teacher_folder(first) != teacher_folder(second)
+
+
+def teacher_folder(run: DistilledRun) -> str:
+    """What the settings name; nothing where they name none."""
+    teacher = (run.config.get("module") or {}).get("teacher")
+    return str(teacher.get("folder", "")) if isinstance(teacher, Mapping) else ""
 
 
 def central_row(rows: Mapping[str, Mapping[int, DistilledRun]]) -> str:

@@ -23,4 +23,6 @@ def run(*, module: DMD2Module, datamodule: LatentDataModule, trainer: Trainer, o
         datamodule.setup()
         require_modalities(datamodule, module.weights)
         require_turns(trainer, batches_per_turn=module.cadence.batches_per_turn)
-    return fit_and_export(module, datamodule, trainer, output=output, stage="distill")
+    return fit_and_export(
+        module, datamodule, trainer, output=output, stage="distill", teacher=module.teacher_fingerprint
+    )

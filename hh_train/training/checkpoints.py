@@ -36,9 +36,13 @@ class Provenance:
     """Of their sound; None where nothing says."""
     is_student: bool = False
     """Whether it was distilled, or is a fine-tuned model that was: for few steps without guidance, and no teacher."""
+    teacher: str | None = None
+    """Fingerprint of the weights that a student was distilled from."""
 
     @classmethod
-    def of(cls, manifest: Manifest, *, stage: str, num_steps: int, is_student: bool = False) -> Provenance:
+    def of(
+        cls, manifest: Manifest, *, stage: str, num_steps: int, is_student: bool = False, teacher: str | None = None
+    ) -> Provenance:
         """Of a training on these latents."""
         return cls(
             stage=stage,
@@ -47,6 +51,7 @@ class Provenance:
             frames_per_second=manifest.frames_per_second,
             samples_per_second=manifest.samples_per_second,
             is_student=is_student or stage == "distill",
+            teacher=teacher,
         )
 
     @classmethod

@@ -31,11 +31,17 @@ class Exporting(Protocol):
 
 
 def fit_and_export(
-    module: LightningModule, datamodule: LatentDataModule, trainer: Trainer, *, output: str, stage: str
+    module: LightningModule,
+    datamodule: LatentDataModule,
+    trainer: Trainer,
+    *,
+    output: str,
+    stage: str,
+    teacher: str | None = None,
 ) -> Path:
     """Trains, from an interrupted run's newest checkpoint if there is one; returns the folder `output/model`.
 
-    A run that is done already is left as it is.
+    A run that is done already is left as it is. `teacher` is the fingerprint of what is distilled.
     """
     folder = Path(output) / "model"
     if folder.is_dir():
@@ -43,7 +49,7 @@ def fit_and_export(
         return folder
     fit_or_resume(module, datamodule, trainer)
     exporting = cast(Exporting, module)
-    provenance = Provenance.of(datamodule.manifest, stage=stage, num_steps=exporting.exported_steps)
+    provenance = Provenance.of(datamodule.manifest, stage=stage, num_steps=exporting.exported_steps, teacher=teacher)
     with exporting.exporting() as model:
         export_checkpoint(model, folder, provenance=provenance)
     log.info("wrote %s", folder)

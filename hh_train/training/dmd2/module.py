@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hh_train.flow.clip_noise import ClipNoise
 from hh_train.inference.guided import Model
+from hh_train.model.lora.fingerprint import base_fingerprint
 from hh_train.model.size import forward_flops
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.training.dmd2.adapters import LowRank, SharedBase
@@ -97,6 +98,7 @@ class DMD2Module(LightningModule):
         require_objectives(matching, critic_flow, adversarial, regression)
         require_steps(num_student_steps, ema_start)
         self.automatic_optimization = False
+        self.teacher_fingerprint = base_fingerprint(teacher)
         self.networks: FullCopies | SharedBase
         if adapters is None:
             self.networks = FullCopies(teacher, student)

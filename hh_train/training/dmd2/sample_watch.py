@@ -135,7 +135,12 @@ class SampleWatch(Callback):
         folder = self.output / BEST_FOLDER
         datamodule = getattr(trainer, "datamodule", None)
         fingerprints = {} if datamodule is None else datamodule.manifest.fingerprints()
-        provenance = Provenance(stage="distill", num_steps=module.student_steps, tokenizers=fingerprints)
+        provenance = Provenance(
+            stage="distill",
+            num_steps=module.student_steps,
+            tokenizers=fingerprints,
+            teacher=module.teacher_fingerprint,
+        )
         export_checkpoint(module.exported_model, folder, provenance=provenance)
         if is_rank_zero():
             unfinished = self.output / f".{BEST_FILE}.partial"
