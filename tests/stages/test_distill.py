@@ -8,10 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning import Trainer
 
+from hh_train.data.datamodule import LatentDataModule
 from hh_train.data.shards.manifest import Manifest
+from hh_train.metrics.speech.recognizer import Recognizer
 from hh_train.model.checkpoint import load_model, read_config
+from hh_train.model.lora.fingerprint import folder_fingerprint
+from hh_train.stages import distill as stage
 from hh_train.training.checkpoints import Provenance
+from hh_train.training.dmd2.module import DMD2Module
+from hh_train.training.dmd2.sample_watch import SampleWatch
+
+WATCH = (
+    "{_target_:hh_train.training.dmd2.sample_watch.SampleWatch,shards:${paths.shards},output:${output},"
+    "every_student_steps:1,solver:${module.rollout.sampler},guidance:{_target_:hh_train.flow.guidance.Guidance},"
+    "teacher_solver:${module.rollout.sampler},teacher_guidance:{_target_:hh_train.flow.guidance.Guidance}}"
+)
 
 
 def test_the_student_has_the_teachers_shape(student: Path, teacher: Path, road: Path) -> None:
@@ -20,6 +33,7 @@ def test_the_student_has_the_teachers_shape(student: Path, teacher: Path, road: 
     provenance = Provenance.read(student)
     assert provenance is not None
     assert (provenance.stage, provenance.num_steps) == ("distill", 2)
+    assert provenance.teacher == folder_fingerprint(teacher) != folder_fingerprint(student)
     assert provenance.tokenizers == Manifest.load(road / "shards").fingerprints()
     saved = yaml.safe_load((student / "training_config.yaml").read_text())
     assert saved["_target_"] == "hh_train.stages.distill.run"
@@ -48,6 +62,26 @@ def test_a_second_run_does_nothing(
     assert times(student.parent) == before
 
 
+RECOGNIZER = (
+    "recognizer={_target_:hh_train.metrics.speech.recognizer.Recognizer,config:{_target_:"
+    "hh_train.metrics.speech.recognizer.RecognizerConfig,characters:[a],languages:{en:[1]},width:8,num_blocks:1}}"
+)
+
+
+@pytest.mark.usefixtures("student")
+def test_the_recognizer_hears_the_samples(distill: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers: list[Trainer] = []
+
+    def keep(module: DMD2Module, datamodule: LatentDataModule, trainer: Trainer, **settings: object) -> Path:
+        trainers.append(trainer)
+        return Path()
+
+    monkeypatch.setattr(stage, "fit_and_export", keep)
+    distill(RECOGNIZER, f"trainer.callbacks=[{WATCH}]")
+    (watch,) = (callback for callback in trainers[0].callbacks if isinstance(callback, SampleWatch))
+    assert isinstance(watch.recognizer, Recognizer)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -56,6 +90,7 @@ def test_a_second_run_does_nothing(
         ("+trainer.accumulate_grad_batches=2", "set module.batches_per_turn"),
         ("module.rollout.sampler.levels=[0.5,0.7,0.0]", "noise levels must decrease"),
         ("module.critic_flow=null", "matching needs a critic"),
+        (RECOGNIZER, "no samples that it could hear"),
     ],
 )
 @pytest.mark.usefixtures("student")

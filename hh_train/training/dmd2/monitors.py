@@ -22,6 +22,7 @@ from hh_train.training.dmd2.cadence import Cadence
 log = logging.getLogger(__name__)
 
 Action = Literal["log", "stop", "roll_back"]
+STEPS = "student_steps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,38 +33,44 @@ class Monitor:
         value: its name among those logged.
         lowest, highest: limits; None leaves a side open. A value that is not finite is beyond them.
         relative_to: another logged value, which the first is divided by.
+        minus: another logged value, which is taken from the first: for those that may be 0, and for decibels.
         patience: observations in a row beyond the limits until it acts.
         action: log warns; stop ends the training there; roll_back returns to the weights and optimizer states of the
             last observation at which every monitor was within its limits.
 
-    Raises ValueError without limits.
+    Raises ValueError without limits, and for two other values.
     """
 
     value: str
     lowest: float | None = None
     highest: float | None = None
     relative_to: str | None = None
+    minus: str | None = None
     patience: int = 1
     action: Action = "log"
 
     def __post_init__(self) -> None:
         if (self.lowest is None and self.highest is None) or self.patience < 1:
             raise ValueError(f"want a lowest or a highest value and a patience of 1 or more, got {self}")
+        if self.relative_to is not None and self.minus is not None:
+            raise ValueError(f"want one of relative_to and minus, got {self}")
 
     @property
     def name(self) -> str:
+        if self.minus is not None:
+            return f"{self.value} - {self.minus}"
         return self.value if self.relative_to is None else f"{self.value} / {self.relative_to}"
 
     def observe(self, logged: Mapping[str, float]) -> float | None:
         """The value; None as long as it has not been logged."""
-        if self.value not in logged:
+        other = self.relative_to or self.minus
+        if self.value not in logged or (other is not None and other not in logged):
             return None
-        if self.relative_to is None:
-            return logged[self.value]
-        if self.relative_to not in logged:
-            return None
-        other = logged[self.relative_to]
-        return logged[self.value] / other if other else math.nan
+        if self.minus is not None:
+            return logged[self.value] - logged[self.minus]
+        if self.relative_to is not None:
+            return logged[self.value] / logged[self.relative_to] if logged[self.relative_to] else math.nan
+        return logged[self.value]
 
     def is_beyond(self, observed: float) -> bool:
         below = self.lowest is not None and observed < self.lowest
@@ -73,6 +80,10 @@ class Monitor:
 
 class Monitors(Callback):
     """Looks at the monitors every so many student steps, and acts on each that has been beyond its limits too long.
+
+    A value `group/...` beside which `group/student_steps` is logged is looked at once for each of these: samples that
+    are made seldom count once. Weights are kept to roll back to when no monitor is beyond its limits, and every one
+    that rolls back has just been looked at (those whose value has never been logged left aside).
 
     Everything seen beyond its limits is written to `output`, a line of JSON each. What is rolled back to is held in
     memory: a run that is resumed has its first observation as the earliest.
@@ -101,6 +112,8 @@ class Monitors(Callback):
         self.num_roll_backs = 0
         self._beyond = [0] * len(self.monitors)
         self._seen_at = 0
+        self._seen_groups: dict[str, float] = {}
+        self._ever_seen: set[Monitor] = set()
         self._snapshot: Snapshot | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -120,7 +133,8 @@ class Monitors(Callback):
             return
         self._seen_at = steps
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        acting = self._acting(logged, steps)
+        means = self._means(logged)
+        acting = self._acting(means, steps)
         for monitor, observed in acting:
             log.warning("%s is %.4g at student step %d: %s", monitor.name, observed, steps, monitor.action)
         actions = {monitor.action for monitor, _ in acting}
@@ -128,7 +142,7 @@ class Monitors(Callback):
             trainer.should_stop = True
         elif "roll_back" in actions:
             self._roll_back(trainer, pl_module)
-        elif not any(self._beyond) and any(monitor.action == "roll_back" for monitor in self.monitors):
+        elif not any(self._beyond) and self._has_seen_all_that_roll_back(means):
             self._snapshot = Snapshot.take(pl_module, trainer.optimizers)
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,10 +153,15 @@ class Monitors(Callback):
             self._beyond = list(state_dict["beyond"])
         self.num_roll_backs = state_dict["num_roll_backs"]
 
-    def _acting(self, logged: Mapping[str, float], steps: int) -> list[tuple[Monitor, float]]:
+    def _has_seen_all_that_roll_back(self, means: Sequence[float | None]) -> bool:
+        seen = {one for x, one in zip(means, self.monitors, strict=True) if x is not None and one.action == "roll_back"}
+        self._ever_seen |= seen
+        return bool(seen) and seen == self._ever_seen
+
+    def _acting(self, means: Sequence[float | None], steps: int) -> list[tuple[Monitor, float]]:
         """The monitors whose patience has come to its end, with what they saw: the same on every rank."""
         acting = []
-        for index, (monitor, observed) in enumerate(zip(self.monitors, self._means(logged), strict=True)):
+        for index, (monitor, observed) in enumerate(zip(self.monitors, means, strict=True)):
             if observed is None:
                 continue
             self._beyond[index] = self._beyond[index] + 1 if monitor.is_beyond(observed) else 0
@@ -153,8 +172,12 @@ class Monitors(Callback):
         return acting
 
     def _means(self, logged: Mapping[str, float]) -> list[float | None]:
-        """What each monitor sees, as the mean over the ranks that have logged it."""
-        own = [monitor.observe(logged) for monitor in self.monitors]
+        """What each monitor sees, as the mean over the ranks that have logged it; None where there is nothing new."""
+        groups = {monitor.value.partition("/")[0] for monitor in self.monitors}
+        counters = {group: logged[name] for group in groups if (name := f"{group}/{STEPS}") in logged}
+        old = {group for group, steps in counters.items() if self._seen_groups.get(group) == steps}
+        self._seen_groups |= counters
+        own = [None if m.value.partition("/")[0] in old else m.observe(logged) for m in self.monitors]
         device = "cuda" if torch.distributed.is_initialized() and torch.distributed.get_backend() == "nccl" else "cpu"
         sums = torch.tensor([0.0 if x is None else x for x in own], dtype=torch.float64, device=device)
         counts = torch.tensor([float(x is not None) for x in own], dtype=torch.float64, device=device)

@@ -25,6 +25,7 @@ from hh_train.tokenizers import Tokenizers
 from hh_train.tokenizers.oobleck import resample
 from hh_train.training.checkpoints import Provenance, export_checkpoint
 from hh_train.training.dmd2.module import DMD2Module
+from hh_train.training.dmd2.monitors import STEPS
 from hh_train.training.dmd2.sample_values import mean_values
 from hh_train.types import Clip, ClipMetadata, LatentClip
 
@@ -96,7 +97,7 @@ class SampleWatch(Callback):
         if self._of_teacher is None:
             self._of_teacher = self._values(module.networks.teacher_model(), "teacher")
         values = self._values(module.exported_model, "sample")
-        for name, value in {**values, **self._of_teacher}.items():
+        for name, value in {**values, f"sample/{STEPS}": float(steps), **self._of_teacher}.items():
             module.log(name, value)
         self._write({"student_steps": steps, **values, **self._of_teacher})
         if values.get("sample/word_errors", math.inf) < self._best:

@@ -20,8 +20,9 @@ BATCHES_PER_TURN = 2
 class Scripted(LightningModule):
     """Logs given values, one a student step, and moves its weight by 1 in each."""
 
-    def __init__(self, values: list[float]) -> None:
+    def __init__(self, values: list[float], samples: dict[int, float] | None = None) -> None:
         super().__init__()
+        self.samples = samples or {}
         self.automatic_optimization = False
         self.cadence = Cadence(critic_steps_per_student_step=1, batches_per_turn=BATCHES_PER_TURN)
         self.weight = torch.nn.Parameter(torch.zeros(()))
@@ -37,6 +38,10 @@ class Scripted(LightningModule):
         optimizer.step()
         self.log("watched", self.values[self.cadence.student_steps])
         self.log("other", 2.0)
+        steps = self.cadence.student_steps + 1
+        if steps in self.samples:
+            self.log("sample/errors", self.samples[steps])
+            self.log("sample/student_steps", float(steps))
         self.cadence.count_turn()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -46,8 +51,8 @@ class Scripted(LightningModule):
         return DataLoader(torch.zeros(BATCHES_PER_TURN * len(self.values), 1))
 
 
-def run(values: list[float], monitors: Monitors) -> Scripted:
-    module = Scripted(values)
+def run(values: list[float], monitors: Monitors, samples: dict[int, float] | None = None) -> Scripted:
+    module = Scripted(values, samples)
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, logger=False, callbacks=[monitors], enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False,
@@ -63,6 +68,9 @@ def test_limits() -> None:
     assert ratio.observe({"a": 3.0, "b": 2.0}) == 1.5
     assert ratio.observe({"a": 3.0}) is None and ratio.observe({"b": 3.0}) is None
     assert math.isnan(ratio.observe({"a": 3.0, "b": 0.0}) or 0.0)
+    difference = Monitor(value="a", minus="b", highest=1.0)
+    assert difference.observe({"a": 3.0, "b": 0.0}) == 3.0 and difference.name == "a - b"
+    assert difference.observe({"a": 3.0}) is None and difference.observe({"b": 3.0}) is None
 
 
 def test_it_stops_when_patience_ends_and_not_before() -> None:
@@ -105,6 +113,25 @@ def test_too_many_returns_stop() -> None:
     assert run([9.0, 1.0], Monitors(monitors=back.monitors)).cadence.student_steps == 1  # nothing to return to
 
 
+def test_what_is_sampled_seldom_counts_once_a_sample(tmp_path: Path) -> None:
+    """Samples at steps 2, 4 and 6, the last two beyond: patience 2 ends at step 6, not at 5, where 4 is still shown."""
+    errors = Monitor(value="sample/errors", highest=5.0, patience=2, action="stop")
+    file = tmp_path / "monitors.jsonl"
+    module = run([1.0] * 8, Monitors(monitors=[errors], output=str(file)), {2: 1.0, 4: 9.0, 6: 9.0})
+    assert module.cadence.student_steps == 6
+    assert [json.loads(line)["student_steps"] for line in file.read_text().splitlines()] == [4, 6]
+
+
+def test_a_bad_sample_leads_back_to_the_last_good_one() -> None:
+    """Steps that no sample was made of are not known to be good: from step 4 back to step 2, at 2.5, and once only."""
+    errors = Monitor(value="sample/errors", highest=5.0, action="roll_back")
+    never_logged = Monitor(value="sample/nothing", highest=5.0, action="roll_back")
+    back = Monitors(monitors=[errors, never_logged])
+    module = run([1.0] * 6, back, {2: 1.0, 4: 9.0})
+    assert module.weights == [0.0, 1.0, 2.5, 4.25, 2.5, 4.25]
+    assert back.num_roll_backs == 1
+
+
 def test_patience_outlives_a_resume() -> None:
     first = Monitors(monitors=[Monitor(value="watched", highest=5.0, patience=3, action="stop")])
     run([9.0, 9.0], first)
@@ -116,6 +143,11 @@ def test_patience_outlives_a_resume() -> None:
 def test_every_so_many_steps() -> None:
     sparse = Monitors(monitors=stop_at_once().monitors, every_student_steps=3)
     assert run([9.0] * 5, sparse).cadence.student_steps == 3
+
+
+def test_two_other_values() -> None:
+    with pytest.raises(ValueError, match="one of relative_to and minus"):
+        Monitor(value="a", highest=1.0, relative_to="b", minus="c")
 
 
 @pytest.mark.parametrize("fields", [{}, {"highest": 1.0, "patience": 0}])

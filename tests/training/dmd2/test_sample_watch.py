@@ -103,6 +103,7 @@ def test_values_are_logged_beside_the_teachers_and_the_best_student_is_kept(
     assert [record["student_steps"] for record in records] == [1, 2, 3]
     errors = [record["sample/word_errors"] for record in records]
     assert records[0]["teacher/word_errors"] < errors[1] == errors[2] < errors[0]
+    assert trainer.callback_metrics["sample/student_steps"] == 3
     assert len({record["sample/brightness"] for record in records}) == 3
     assert len({record["teacher/brightness"] for record in records}) == 1
     assert records[0]["sample/seed_diversity"] > 0
