@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import random
 import shutil
 import subprocess
@@ -270,6 +272,22 @@ def test_a_multirun_into_a_given_folder_keeps_its_jobs_apart(monkeypatch: pytest
     assert hh_train(monkeypatch, "pretrain", "-m", "seed=1,2", "output=here") == 0
     assert hh_train(monkeypatch, "pretrain", "-m", "output=a,b") == 0
     assert [str(call["output"]) for call in CALLS] == ["here/seed=1", "here/seed=2", "a", "b"]
+
+
+def test_jobs_of_a_multirun_run_where_submitit_starts_them(tmp_path: Path) -> None:
+    """As on SLURM, in processes that know the job's configuration alone."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    environment = {name: value for name, value in os.environ.items() if name != "HH_TRAIN_CONFIGS"}
+    arguments = ["plan", "-m", "hydra/launcher=submitit_local", "model=cpu", "num_gpus=1,2", "output=plans"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hh_train.cli", *arguments], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for count in (1, 2):
+        folder = tmp_path / "plans" / f"num_gpus={count}"
+        assert json.loads((folder / "plan.json").read_text())["devices"]["count"] == count
+        assert f"num_gpus={count} output=plans/num_gpus={count}" in (folder / "config.yaml").read_text()
 
 
 def test_a_failed_job_leaves_the_other_jobs_running(

@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from hh_train.runtime.composition import compose_config, config_folder
 from hh_train.runtime.config import did_you_mean
 
+_OF_EXTRA = [("hydra/launcher", "submitit_slurm"), ("hydra/launcher", "submitit_local")]
+
 
 def quote_odd_values(overrides: Sequence[str]) -> list[str]:
     """Quotes the value of every override that Hydra cannot read as it stands, as `footage=clips (2024)/`.
@@ -119,4 +121,6 @@ def _explain_missing_option(missing: str, options: Sequence[str], stage: str) ->
         return f"there is no configuration {option!r} in {config_folder()}" + did_you_mean(option, options)
     names = ", ".join(sorted(options)) or "none"
     hint = did_you_mean(option, options)
+    if (group, option) in _OF_EXTRA:
+        hint = "; it comes with `pip install hh-train[slurm]`"
     return f"the group {group!r} has no option {option!r}{hint} (options: {names}; all groups: hh-train {stage} --help)"

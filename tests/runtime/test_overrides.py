@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +50,12 @@ def test_one_sentence_says_what_is_wrong_and_what_was_meant(override: str, words
     assert "\n" not in sentence
     for word in words:
         assert word in sentence
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "local"])
+def test_a_launcher_that_is_not_installed(cluster: str) -> None:
+    missing = MissingConfigException("", missing_cfg_file=f"hydra/launcher/submitit_{cluster}", options=["basic"])
+    assert "comes with `pip install hh-train[slurm]`" in explain_composition_error(missing, "distill", [])
 
 
 @pytest.mark.usefixtures("_tree")
