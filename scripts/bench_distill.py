@@ -5,7 +5,8 @@
 rate    counted operations a second of whole cadences (five critic steps, one of them with a student step), as a share
         of those of pretraining steps on the same batch. Rounds alternate; medians with their range.
 passes  what every part of an iteration takes in forward passes over the batch, and how many the formula leaves out.
-memory  bytes of the state and predicted peak, with whole copies and with adapters; on CUDA the measured peak beside it.
+memory  bytes of the state (weights, gradients, moments, EMA, frozen weights) and predicted peak, with whole copies and
+        with adapters, beside the peak that the device's allocator measures in an iteration with a student step.
 
 Times of one machine at one moment say nothing about another. `--tiny` shows that the code runs.
 """
@@ -13,13 +14,18 @@ Times of one machine at one moment say nothing about another. `--tiny` shows tha
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import logging
 import statistics
+import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,7 +127,7 @@ def pretraining(config: ModelConfig) -> FlowMatchingModule:
     return FlowMatchingModule(model=SandwichTransformer(config=config), noise_levels=ShiftedUniform(), optimizer=RECIPE)
 
 
-def distillation(config: ModelConfig, *, adapters: LowRank | None = None) -> DMD2Module:
+def distillation(config: ModelConfig, *, adapters: LowRank | None = None, cadence: int = CADENCE) -> DMD2Module:
     return DMD2Module(
         teacher=SandwichTransformer(config=config),
         null_text=torch.zeros(30, config.text_in_channels),
@@ -132,7 +138,7 @@ def distillation(config: ModelConfig, *, adapters: LowRank | None = None) -> DMD
         student_optimizer=RECIPE,
         critic_optimizer=RECIPE,
         num_student_steps=10**6,
-        critic_steps_per_student_step=CADENCE,
+        critic_steps_per_student_step=cadence,
     )
 
 
@@ -198,14 +204,27 @@ def bench_memory(config: ModelConfig, batch: PackedBatch, *, device: str) -> Non
         workload = Workload(model=partial(SandwichTransformer, config=config), kind="distill", adapter_rank=rank)
         memory = MemoryModel(workload=workload, on_cpu=device == "cpu")
         predicted = memory.device_bytes(batch.layouts, strategy="ddp", num_devices=1, kind="none")
-        measured = "not on CPUs"
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            module = distillation(config, adapters=None if rank is None else LowRank(rank=rank))
-            walk(module, batch, num_steps=CADENCE, device=device)
-            measured = f"{torch.cuda.max_memory_allocated() / 2**20:,.0f}"
-        table.add_row(name, f"{predicted.state.total / 2**20:,.0f}", f"{predicted.peak / 2**20:,.0f}", measured)
+        make = partial(distillation, config, adapters=None if rank is None else LowRank(rank=rank), cadence=1)
+        measured = measured_peak(make, batch, device)
+        sizes = (predicted.state.total, predicted.peak, measured)
+        table.add_row(name, *(f"{size / 2**20:,.0f}" for size in sizes))
     console.print(table)
+
+
+def measured_peak(make: Callable[[], DMD2Module], batch: PackedBatch, device: str) -> int:
+    """Bytes that the allocator has handed out at most, from the networks' making to the third student step."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        walk(make(), batch, num_steps=2, device=device)
+        return torch.cuda.max_memory_allocated()
+    gc.collect()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        walk(make(), batch, num_steps=2, device=device)
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        profile.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    return max(accumulate(change for _, change in changes))
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -39,5 +39,10 @@ def test_no_pass_is_wasted(printed: str) -> None:
 
 
 def test_adapters_take_less_memory(printed: str) -> None:
-    copies, adapters = rows(printed, "Memory of an iteration")
-    assert float(adapters[1].replace(",", "")) < float(copies[1].replace(",", ""))
+    """The measured peak is the sum of its parts, as far as whole MiB of a toy can show it."""
+    copies, adapters = (
+        [float(cell.replace(",", "")) for cell in row[1:]] for row in rows(printed, "Memory of an iteration")
+    )
+    assert adapters[0] < copies[0] and adapters[2] < copies[2]
+    for _, predicted, measured in (copies, adapters):
+        assert measured == pytest.approx(predicted, rel=0.25, abs=1)
