@@ -200,6 +200,15 @@ def test_rows_of_other_seeds_are_not_compared(collect: Collect, sweep: Path, stu
     assert "no training seed and prompt in common with parts_full (which has the seeds 0, 1)" in row["remark"]
 
 
+def test_a_row_of_another_teacher_says_so(collect: Collect, sweep: Path, student: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", student, row="parts_other", seed=0, ema_start=1)
+    file = other / "model" / "provenance.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"teacher": "another"}))
+    rows = results(collect(runs=[str(sweep), str(other)], max_clips=1))["rows"]
+    assert "distilled from another teacher than parts_full" in rows["parts_other"]["remark"]
+    assert rows["parts_ratio_1"]["remark"] is None
+
+
 def test_the_row_in_the_middle_is_the_base(collect: Collect, sweep: Path) -> None:
     runs = [str(sweep / f"{row},seed=0") for row in ("parts_ratio_1", "parts_full", "steps_1")]
     assert results(collect(runs=runs, base=None, max_clips=1))["base"] == "parts_full"

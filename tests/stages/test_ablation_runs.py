@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from hh_train.stages.ablation_runs import central_row, differing_settings, read_runs, rows_by_name
+from hh_train.stages.ablation_runs import (
+    DistilledRun,
+    are_of_different_teachers,
+    central_row,
+    differing_settings,
+    read_runs,
+    rows_by_name,
+)
 
 MakeRun = Callable[..., Path]
 
@@ -43,6 +50,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         *,
         steps: int | None = 40,
         log: str | None = None,
+        teacher: str | None = None,
         **module: Any,
     ) -> Path:
         folder = tmp_path / name
@@ -57,7 +65,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         if steps is not None:
             (folder / "model").mkdir()
             (folder / "model" / "training_config.yaml").write_text(text)
-            provenance = {"stage": "distill", "num_steps": steps, "tokenizers": {}}
+            provenance = {"stage": "distill", "num_steps": steps, "tokenizers": {}, "teacher": teacher}
             (folder / "model" / "provenance.json").write_text(json.dumps(provenance))
             (folder / "model" / "model.safetensors").write_bytes(name.encode())
         return folder
@@ -98,6 +106,31 @@ def test_two_runs_of_one_name_must_be_of_one_kind(make_run: MakeRun) -> None:
         rows_by_name(read_runs([str(first), str(same)]))
     with pytest.raises(ValueError, match=r"both called 'x', but differ in module\.num_student_steps"):
         rows_by_name(read_runs([str(first), str(other)]))
+
+
+def test_teachers_are_told_apart_by_their_weights_if_possible(make_run: MakeRun) -> None:
+    """One folder held one checkpoint and later another; a copy of a checkpoint is the same teacher."""
+    override = "experiment=distill/ablations/x"
+    folders = {
+        "old": make_run("a", [override, "seed=0"], teacher="1"),
+        "new": make_run("b", [override, "seed=1"], teacher="2"),
+        "unknown": make_run("c", [override, "seed=2"]),
+    }
+    runs = {name: read_runs([str(folder)])[0] for name, folder in folders.items()}
+    assert are_of_different_teachers(runs["old"], runs["new"])
+    assert not are_of_different_teachers(runs["old"], runs["unknown"])
+    with pytest.raises(ValueError, match="the weights of their teachers differ"):
+        rows_by_name([runs["old"], runs["new"]])
+    assert list(rows_by_name([runs["old"], runs["unknown"]])) == ["x"]
+
+
+def test_where_the_weights_are_not_known_the_folder_counts(make_run: MakeRun, tmp_path: Path) -> None:
+    pairs = {}
+    for name, folder in (("a", "one"), ("b", "two"), ("c", "one")):
+        config = settings_of()
+        config["module"]["teacher"] = {"folder": folder}
+        pairs[name] = DistilledRun(folder=tmp_path / name, config=config)
+    assert are_of_different_teachers(pairs["a"], pairs["b"]) and not are_of_different_teachers(pairs["a"], pairs["c"])
 
 
 def test_the_base_is_what_the_others_are_variations_of(make_run: MakeRun) -> None:
