@@ -14,7 +14,9 @@ from hh_train.model.checkpoint import load_model
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.training.checkpoints import Provenance, export_checkpoint, resume_path
 
-PROVENANCE = Provenance(stage="distill", num_steps=7, tokenizers={"video": "aa", "audio": "bb", "text": "cc"})
+PROVENANCE = Provenance(
+    stage="distill", num_steps=7, is_student=True, teacher="dd", tokenizers={"video": "aa", "audio": "bb", "text": "cc"}
+)
 
 
 def test_an_export_can_be_loaded_and_says_where_it_comes_from(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
