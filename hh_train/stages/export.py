@@ -17,7 +17,7 @@ from hh_train.inference.generate import ClipGenerator
 from hh_train.model.checkpoint import save_model
 from hh_train.model.lora import AdapterChoice, as_records, convert_adapter, load_with_adapters
 from hh_train.model.transformer import ComputeDtype
-from hh_train.training.checkpoints import Provenance
+from hh_train.training.checkpoints import Provenance, checkpoint_folder
 
 Format = Literal["bundle", "checkpoint", "comfyui", "kohya", "peft"]
 ADAPTERS_FILE = "adapters.json"
@@ -62,6 +62,7 @@ def run(
     Raises ValueError when the checkpoint does not belong to the shards, an adapter does not fit, or the bundle does not
     reproduce the clip.
     """
+    checkpoint = str(checkpoint_folder(checkpoint))
     if format != "bundle":
         return _write_weights(format, checkpoint, adapters, Path(output), bfloat16=bfloat16_products)
     manifest = read_manifest(shards)

@@ -20,7 +20,7 @@ from hh_train.inference.codecs import tokenizers_of
 from hh_train.inference.generate import ClipGenerator, GeneratedClip
 from hh_train.model.lora import AdapterChoice, as_records, load_with_adapters
 from hh_train.model.transformer import ComputeDtype
-from hh_train.training.checkpoints import Provenance
+from hh_train.training.checkpoints import Provenance, checkpoint_folder
 from hh_train.types import ClipMetadata, LatentClip, Prompt
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def run(
             adapter does not fit, or `output` holds clips that were made with other adapters.
     """
     manifest = read_manifest(shards)
+    checkpoint = str(checkpoint_folder(checkpoint))
     provenance = Provenance.read(checkpoint)
     if provenance is not None:
         manifest.require_compatible(provenance.tokenizers, owner=f"the checkpoint {checkpoint}")

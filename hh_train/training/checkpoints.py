@@ -18,6 +18,8 @@ from hh_train.model.transformer import SandwichTransformer
 from hh_train.runtime.distributed import barrier, is_rank_zero
 
 PROVENANCE_FILE = "provenance.json"
+MODEL_FOLDER = "model"
+"""Where a training's output folder has its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,20 @@ class Provenance:
             return None
         stored = cls(**json.loads(file.read_text()))
         return replace(stored, is_student=stored.is_student or stored.stage == "distill")
+
+
+def checkpoint_folder(given: str | Path) -> Path:
+    """Where the weights lie: in the folder, or in its `model` where it is the output folder of a training.
+
+    Raises ValueError where there are none.
+    """
+    given = Path(given).expanduser()
+    found = next((one for one in (given, given / MODEL_FOLDER) if any(one.glob("*.safetensors"))), None)
+    if found is None:
+        raise ValueError(
+            f"{given} holds no checkpoint: wanted a folder with .safetensors files, or the output folder of a training"
+        )
+    return found
 
 
 def export_checkpoint(model: SandwichTransformer, folder: Path, *, provenance: Provenance) -> None:

@@ -128,5 +128,5 @@ def test_adapters_change_the_clips_and_are_recorded(generate: Generate, student_
 
 
 def test_a_folder_without_a_checkpoint_is_told(generate: Generate, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no checkpoint folder"):
+    with pytest.raises(ValueError, match="none holds no checkpoint"):
         generate("student", f"checkpoint={tmp_path}/none", f"output={tmp_path}/out")

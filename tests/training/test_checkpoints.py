@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hh_train.model.checkpoint import load_model
 from hh_train.model.transformer import SandwichTransformer
-from hh_train.training.checkpoints import Provenance, export_checkpoint, resume_path
+from hh_train.training.checkpoints import Provenance, checkpoint_folder, export_checkpoint, resume_path
 
 PROVENANCE = Provenance(
     stage="distill", num_steps=7, is_student=True, teacher="dd", tokenizers={"video": "aa", "audio": "bb", "text": "cc"}
@@ -76,3 +76,10 @@ def test_nowhere_to_look(tmp_path: Path) -> None:
     touch(tmp_path / "last.ckpt", age_seconds=0)
     assert resume_path(trainer(ModelCheckpoint(save_last=True))) is None
     assert resume_path(trainer(enable_checkpointing=False)) is None
+
+
+def test_weights_lie_in_a_folder_or_in_its_model(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
+    export_checkpoint(tiny_model, tmp_path / "run" / "model", provenance=PROVENANCE)
+    assert checkpoint_folder(tmp_path / "run") == checkpoint_folder(tmp_path / "run" / "model")
+    with pytest.raises(ValueError, match="holds no checkpoint: wanted a folder with .safetensors"):
+        checkpoint_folder(tmp_path)

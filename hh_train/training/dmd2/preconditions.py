@@ -13,7 +13,7 @@ from hh_train.data.datamodule import LatentDataModule
 from hh_train.model.checkpoint import ParameterDtype, load_model
 from hh_train.model.recompute import ActivationCheckpointing
 from hh_train.model.transformer import ComputeDtype, SandwichTransformer
-from hh_train.training.checkpoints import Provenance
+from hh_train.training.checkpoints import Provenance, checkpoint_folder
 from hh_train.training.dmd2.adversarial import Adversarial
 from hh_train.training.dmd2.alignment import ImplicitAlignment
 from hh_train.training.dmd2.critic import CriticFlow
@@ -40,6 +40,7 @@ def load_teacher(
     Raises ValueError for one that was distilled itself: its velocities away from its own few noise levels mean little,
     and it knows no guidance. `accept_distilled` takes it all the same.
     """
+    folder = str(checkpoint_folder(folder))
     provenance = Provenance.read(folder)
     if provenance is not None and provenance.is_student:
         fault = f"the teacher {folder} is a distilled student ({provenance.num_steps} steps)"

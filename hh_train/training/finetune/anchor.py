@@ -12,7 +12,7 @@ from hh_train.inference.guided import Model
 from hh_train.model.checkpoint import load_model
 from hh_train.model.config import ModelConfig
 from hh_train.model.transformer import ComputeDtype, SandwichTransformer
-from hh_train.training.checkpoints import Provenance
+from hh_train.training.checkpoints import Provenance, checkpoint_folder
 from hh_train.training.flow_matching import NoisedPack, sums_per_clip
 from hh_train.types import Modality, PackedBatch
 
@@ -22,7 +22,7 @@ class TeacherCheckpoint:
     """The teacher that a student was distilled from.
 
     Args:
-        checkpoint: its folder.
+        checkpoint: its folder, or the output folder of its training.
         compute_dtype: of its passes.
     """
 
@@ -31,10 +31,11 @@ class TeacherCheckpoint:
 
     def load(self, student: ModelConfig) -> SandwichTransformer:
         """Raises ValueError for a student in its place, and for another architecture than the student's."""
-        provenance = Provenance.read(self.checkpoint)
+        folder = checkpoint_folder(self.checkpoint)
+        provenance = Provenance.read(folder)
         if provenance is not None and provenance.is_student:
             raise ValueError(f"{self.checkpoint} is a distilled student itself: give the checkpoint of its teacher")
-        teacher = load_model(self.checkpoint, compute_dtype=self.compute_dtype)
+        teacher = load_model(folder, compute_dtype=self.compute_dtype)
         if teacher.config != student:
             raise ValueError(f"{self.checkpoint} is of another architecture than the student: give its own teacher")
         return teacher.requires_grad_(False)

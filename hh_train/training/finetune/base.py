@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,18 +10,13 @@ from typing import Any
 import torch
 
 from hh_train.model.attention import AttentionName
-from hh_train.model.checkpoint import CONFIG_FILE, inferred_config, is_matrix_product_weight, load_model, read_config
+from hh_train.model.checkpoint import architecture_of, is_matrix_product_weight, load_model
 from hh_train.model.config import ModelConfig
 from hh_train.model.quantized.formats import PlainFormat, WeightFormat
 from hh_train.model.quantized.freeze import load_frozen
 from hh_train.model.recompute import ActivationCheckpointing
 from hh_train.model.transformer import ComputeDtype, SandwichTransformer
-from hh_train.training.checkpoints import Provenance
-
-log = logging.getLogger(__name__)
-
-MODEL_FOLDER = "model"
-"""Where a stage's output folder has the checkpoint."""
+from hh_train.training.checkpoints import Provenance, checkpoint_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,22 +39,12 @@ class BaseModel:
     @cached_property
     def folder(self) -> Path:
         """Where the weights lie. Raises ValueError where there are none."""
-        given = Path(self.checkpoint).expanduser()
-        found = next((one for one in (given, given / MODEL_FOLDER) if any(one.glob("*.safetensors"))), None)
-        if found is None:
-            raise ValueError(
-                f"{given} holds no checkpoint: wanted a folder with .safetensors files, or the output folder of a "
-                "training; set checkpoint=FOLDER"
-            )
-        return found
+        return checkpoint_folder(self.checkpoint)
 
     @cached_property
     def architecture(self) -> ModelConfig:
         """Read off the weights' shapes where there is no config, as for released ones. Raises ValueError for others."""
-        if self.config is None and not (self.folder / CONFIG_FILE).is_file():
-            log.info("%s has no %s: its architecture is read off the shapes of its weights", self.folder, CONFIG_FILE)
-            return inferred_config(self.folder)
-        return self.config or read_config(self.folder)
+        return self.config or architecture_of(self.folder)
 
     @property
     def provenance(self) -> Provenance | None:

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hh_train.data.shards.manifest import Manifest
-from hh_train.model.checkpoint import load_model
-from hh_train.model.lora import AdapterRecord, attach_file, folder_fingerprint, write_adapter, write_merged
+from hh_train.model.checkpoint import save_model
+from hh_train.model.lora import AdapterRecord, folder_fingerprint, load_with_adapters, write_adapter
 from hh_train.model.lora.keys import KeyStyle
 from hh_train.runtime.distributed import barrier, is_rank_zero
-from hh_train.training.checkpoints import Provenance, checkpoint_records, export_checkpoint
-from hh_train.training.finetune.module import ADAPTER, FineTuningModule
+from hh_train.training.checkpoints import MODEL_FOLDER, Provenance, checkpoint_records, export_checkpoint
+from hh_train.training.finetune.module import FineTuningModule
 
-MODEL_FOLDER, ADAPTER_FOLDER = "model", "adapter"
+ADAPTER_FOLDER = "adapter"
 FILES: Mapping[KeyStyle, str] = {"peft": "peft", "comfyui": "comfyui.safetensors", "kohya": "kohya.safetensors"}
 """In the adapter's folder, by the style of their keys."""
 
@@ -82,6 +82,7 @@ class Export:
 
 def merge(module: FineTuningModule, file: Path, folder: Path, *, provenance: Provenance) -> Path:
     """The base's weights as they are stored, in which nothing is lost to how they were frozen, and the adapter."""
-    model = load_model(module.base.folder, config=module.base.architecture, parameter_dtype="as_stored")
-    attach_file(model, ADAPTER, file)
-    return write_merged(model, folder, records=checkpoint_records(folder, provenance))
+    model = load_with_adapters(module.base.folder, [{"path": file}], parameter_dtype="as_stored")
+    return save_model(
+        model.state_dict(), module.base.architecture, folder, records=checkpoint_records(folder, provenance)
+    )
