@@ -81,5 +81,5 @@ def test_nowhere_to_look(tmp_path: Path) -> None:
 def test_weights_lie_in_a_folder_or_in_its_model(tiny_model: SandwichTransformer, tmp_path: Path) -> None:
     export_checkpoint(tiny_model, tmp_path / "run" / "model", provenance=PROVENANCE)
     assert checkpoint_folder(tmp_path / "run") == checkpoint_folder(tmp_path / "run" / "model")
-    with pytest.raises(ValueError, match="holds no checkpoint: wanted a folder with .safetensors"):
+    with pytest.raises(ValueError, match="holds no checkpoint: wanted a folder"):
         checkpoint_folder(tmp_path)
