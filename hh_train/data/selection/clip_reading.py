@@ -16,6 +16,8 @@ from hh_train.data.selection.windows import PART_SECONDS, ClipWindow, WindowLeng
 from hh_train.types import Clip, ClipMetadata
 
 PART_NOTE = "are stretches of longer files, and lose the words of the whole file (a transcriber hears their own)"
+_LEAST_SAMPLE = 2.0**-15
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -100,11 +102,12 @@ class WindowReader:
         return in_parallel(self.read, windows, num_workers=num_workers)
 
     def _fitted(self, clip: Clip) -> Clip:
-        """The clip at a length of the buckets: a file may hold fewer frames than it says.
+        """The clip at a length of the buckets: a file may hold fewer frames than it says. A mute track is no sound.
 
         Raises:
             ValueError: there are fewer frames than in the shortest bucket.
         """
+        clip = without_mute_track(clip)
         there = clip.frames.shape[0]
         if not self.lengths.buckets.frames or there in self.lengths.buckets.frames:
             return clip
@@ -117,6 +120,16 @@ class WindowReader:
         samples = round(length * clip.samples_per_second / clip.frames_per_second)
         waveform = None if clip.waveform is None else clip.waveform[:samples]
         return replace(clip, frames=clip.frames[:length], waveform=waveform)
+
+
+def without_mute_track(clip: Clip) -> Clip:
+    """The clip without a sound in which no sample reaches a step of 16 bits, as recorders and editors write that mute.
+
+    Trained on as sound, it would teach that people move their lips and nothing is heard.
+    """
+    if clip.waveform is None or bool((clip.waveform.abs() >= _LEAST_SAMPLE).any()):
+        return clip
+    return replace(clip, waveform=None)
 
 
 def in_parallel(

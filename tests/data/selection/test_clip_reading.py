@@ -13,7 +13,7 @@ import torch
 from hh_train.data.footage.files import DroppedClip, FootageFile
 from hh_train.data.media.files import MediaReader, write_clip
 from hh_train.data.selection.buckets import Buckets
-from hh_train.data.selection.clip_reading import PART_NOTE, WindowClip, WindowReader, in_parallel
+from hh_train.data.selection.clip_reading import PART_NOTE, WindowClip, WindowReader, in_parallel, without_mute_track
 from hh_train.data.selection.filters import ClipFilter, Silent, Verdict
 from hh_train.data.selection.windows import ClipWindow, WindowLengths
 from hh_train.types import Clip
@@ -94,6 +94,29 @@ def test_words_of_a_file_that_goes_on_are_not_the_clips(
     assert isinstance(item, WindowClip)
     assert item.window.is_part == is_part
     assert item.notes == ((PART_NOTE,) if is_part and not hears_words else ())
+
+
+@pytest.mark.parametrize(("peak", "is_sound"), [(0.0, False), (2.0**-17, False), (2.0**-14, True)])
+def test_a_mute_track_is_no_sound_and_a_quiet_one_is(peak: float, is_sound: bool) -> None:
+    waveform = torch.zeros(640)
+    waveform[100] = -peak
+    frames = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    clip = Clip(frames=frames, frames_per_second=25.0, waveform=waveform, samples_per_second=16_000)
+    kept = without_mute_track(clip)
+    assert kept.waveform is (waveform if is_sound else None)
+    assert kept.frames is frames
+
+
+def test_a_window_of_a_mute_track_has_no_sound(tmp_path: Path) -> None:
+    frames = torch.full((50, 48, 64, 3), 90, dtype=torch.uint8)
+    waveform = torch.cat([torch.zeros(16_000), 0.3 * torch.sin(0.2 * torch.arange(16_000))])
+    path = tmp_path / "a.mp4"
+    write_clip(path, Clip(frames=frames, frames_per_second=25.0, waveform=waveform, samples_per_second=16_000))
+    path.with_suffix(".txt").write_text("It hums.")
+    mute, heard = reader().read(window(path)), reader().read(window(path, start=1.2))
+    assert isinstance(mute, WindowClip) and isinstance(heard, WindowClip)
+    assert mute.clip.waveform is None
+    assert heard.clip.waveform is not None and float(heard.clip.waveform.abs().max()) > 0.2
 
 
 def test_a_missing_caption_is_for_the_captioner(tmp_path: Path, path: Path) -> None:
