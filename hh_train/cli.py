@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from omegaconf import DictConfig
 
@@ -78,6 +79,21 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
+
+
+def run_stage(*arguments: str) -> Any:
+    """What `hh-train ARGUMENTS` does, in this process, for notebooks. Returns what the stage returns.
+
+    Raises ValueError for an unknown stage and with every fault of the configuration at once, Hydra's errors for an
+    override that names no key of the tree, and whatever the stage raises.
+    """
+    from hh_train.runtime.composition import compose_config
+    from hh_train.runtime.overrides import quote_odd_values
+
+    stage, *overrides = in_one_form(list(arguments))
+    if stage not in STAGES:
+        raise ValueError(_unknown_stage(stage))
+    return _check_and_run(compose_config(stage, quote_odd_values(overrides)))
 
 
 def in_one_form(arguments: list[str]) -> list[str]:
@@ -182,7 +198,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         sys.exit(exit_code)
 
 
-def _check_and_run(config: DictConfig) -> None:
+def _check_and_run(config: DictConfig) -> Any:
     from hh_train.runtime.config import ConfigError, config_faults, instantiate
     from hh_train.runtime.logging import configure_logging
 
@@ -197,14 +213,14 @@ def _check_and_run(config: DictConfig) -> None:
         use_own_device()
         seed_everything(config.seed)
     if config.get("output") is None:
-        instantiate(config)
-        return
+        return instantiate(config)
     from hh_train.runtime.records import save_config
 
     output = Path(config.output).expanduser()
     save_config(config, output)
-    instantiate(config)
+    result = instantiate(config)
     save_config(config, output)  # again: a stage may have made the folder anew
+    return result
 
 
 def _stand_alone(config: DictConfig, own: list[str], given: Sequence[str]) -> None:

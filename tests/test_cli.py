@@ -17,14 +17,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from hh_train.cli import STAGES, in_one_form, main, report, usage
+from hh_train.cli import STAGES, in_one_form, main, report, run_stage, usage
 
 CALLS: list[dict[str, Any]] = []
 
 
 def run(
     *, output: Path | None = None, seed: int = 0, steps: int = 1, rates: list[float], fail: str | None = None
-) -> None:
+) -> int:
     """A stage that writes down how it was called."""
     drawn = (random.random(), float(torch.rand(())))
     call = {"output": output, "seed": seed, "steps": steps, "rates": rates, "drawn": drawn, "argv": list(sys.argv)}
@@ -38,6 +38,7 @@ def run(
         raise KeyError("a slip of ours")
     if fail == "interrupt":
         raise KeyboardInterrupt
+    return steps
 
 
 def tokenize(
@@ -88,6 +89,18 @@ def hh_train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
+
+
+def test_a_stage_runs_in_this_process(tree: Path) -> None:
+    assert run_stage("pretrain", "steps=3", "paths.root=my runs") == 3
+    assert [(call["steps"], str(call["output"])) for call in CALLS] == [(3, "my runs/out")]
+    assert OmegaConf.load(tree / "my runs" / "out" / "config.yaml").steps == 3
+    with pytest.raises(ValueError, match="did you mean 'pretrain'"):
+        run_stage("pretrian")
+    with pytest.raises(ValueError, match="steps"):
+        run_stage("pretrain", "steps=many")
+    with pytest.raises(FileNotFoundError):
+        run_stage("pretrain", "fail=file")
 
 
 def test_help_is_the_table_of_stages_and_loads_nothing_heavy() -> None:
