@@ -10,7 +10,14 @@ TESTS = REPOSITORY / "tests"
 MAX_LINES = 600
 NOT_MIRRORED = ("configs", "docs", "data_sets", "scripts", "notebooks")
 """Folders of tests/ whose subject is no module of the package."""
-WITHOUT_SUBJECT = ("test_layout.py", "test_layers.py", "test_reference.py", "test_compile.py", "test_known_answers.py")
+WITHOUT_SUBJECT = (
+    "test_layout.py",
+    "test_layers.py",
+    "test_reference.py",
+    "test_compile.py",
+    "test_known_answers.py",
+    "test_custom_footage.py",
+)
 """Test modules of the package as a whole, or of several modules together."""
 
 
