@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from hh_train.model.checkpoint import load_model
 from hh_train.model.lora import attach_file, read_adapter
 from hh_train.training.finetune.export import FILES
 
-REAL_CLIPS = Path(__file__).parents[2] / "data" / "real_clips" / "generated"
 STEPS = 40
 SMALL = (
     "trainer.logger=[{_target_:lightning.pytorch.loggers.CSVLogger,save_dir:${output},name:logs,flush_logs_every_n_steps:1}]",
@@ -34,16 +33,11 @@ SMALL = (
 """Of a training; the base is that of the other stages' tests: two narrow layers."""
 
 
-def real_clips(folder: Path, **clips: str) -> Path:
-    """A folder of real clips by split; the test is skipped where they have not been fetched."""
-    for name, split in clips.items():
-        path = REAL_CLIPS / f"{name}.mp4"
-        if not path.is_file():
-            pytest.skip(f"the real clip {path.name} is missing: run scripts/fetch_test_footage.sh")
-        (folder / split).mkdir(parents=True, exist_ok=True)
-        for suffix in (".mp4", ".txt"):
-            shutil.copy(path.with_suffix(suffix), folder / split)
-    return folder
+def copied(clip: Path, folder: Path) -> None:
+    """A clip and its caption in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (clip, clip.with_suffix(".txt")):
+        shutil.copy(path, folder)
 
 
 def tokenized(footage: Path, base: Path, root: Path, *overrides: str) -> Manifest:
@@ -81,10 +75,12 @@ def outputs(model: torch.nn.Module, shards: Path) -> Sequence[torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def talk(teacher: Path, road: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def talk(real_clip: Callable[[str], Path], teacher: Path, road: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a run on two people who talk, with a clip that is no media and one without a caption."""
     root = tmp_path_factory.mktemp("talk")
-    clips = real_clips(root / "my clips", testMovie="train", obama_speech="train", jwpIntro="validation")
+    clips = root / "my clips"
+    for name, split in (("testMovie", "train"), ("obama_speech", "train"), ("jwpIntro", "validation")):
+        copied(real_clip(name), clips / split)
     (clips / "train" / "notes.mp4").write_text("no media")
     shutil.copy(clips / "train" / "testMovie.mp4", clips / "train" / "bare.mp4")
     tokenized(clips, road, root, "windows=sliding", "windows.stride_frames=20", "max_frames=17")
@@ -133,10 +129,12 @@ def test_adapter_files_load_again(talk: Path, road: Path, style: str) -> None:
         assert (attached - untouched).abs().max() > 1e-3
 
 
-def test_clips_with_a_mute_track_train_the_picture_alone(road: Path, teacher: Path, tmp_path: Path) -> None:
-    clips = real_clips(tmp_path / "clips", WolfgangLanger_Pexels="train")
-    shutil.copytree(clips / "train", clips / "validation")
-    manifest = tokenized(clips, road, tmp_path, "windows=uniform", "windows.count=4", "max_frames=9")
+def test_clips_with_a_mute_track_train_the_picture_alone(
+    real_clip: Callable[[str], Path], road: Path, teacher: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "validation"):
+        copied(real_clip("WolfgangLanger_Pexels"), tmp_path / "clips" / split)
+    manifest = tokenized(tmp_path / "clips", road, tmp_path, "windows=uniform", "windows.count=4", "max_frames=9")
     assert manifest.shards_of("train")[0].num_silent == len(keys(manifest, "train")) == 4
     finetuned(
         "lora",
