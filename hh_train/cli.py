@@ -140,14 +140,14 @@ def _run_hydra(stage: str, arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from hh_train.runtime.composition import VERSION_BASE, config_folder
-    from hh_train.runtime.overrides import explain_composition_error, quote_odd_values
+    from hh_train.runtime.overrides import explain_composition_error, leave_null_groups_out, quote_odd_values
 
     command_line = sys.argv
 
     own = [f"hydra.job.name={stage}", "hydra.output_subdir=null", "hydra/output=hh_train", "hydra/help=hh_train"]
     own += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     flags, given = _split(arguments)
-    overrides = quote_odd_values(given)
+    overrides = leave_null_groups_out(quote_odd_values(given))
 
     def task(config: DictConfig) -> None:
         sys.argv = command_line  # processes of a distributed run are started by the same command

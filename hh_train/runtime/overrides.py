@@ -24,6 +24,15 @@ def quote_odd_values(overrides: Sequence[str]) -> list[str]:
     return [_quoted(override) if _is_unreadable(override) else override for override in overrides]
 
 
+def leave_null_groups_out(overrides: Sequence[str]) -> list[str]:
+    """`GROUP=null` in Hydra's own words, `~GROUP`: null for a group stands in files alone, and fails elsewhere."""
+    groups = set(_groups())
+    return [
+        f"~{key}" if value == "null" and key.partition("@")[0] in groups else override
+        for override, (key, _, value) in ((override, override.partition("=")) for override in overrides)
+    ]
+
+
 def _is_unreadable(override: str) -> bool:
     if override.startswith("-") or "=" not in override:
         return False
@@ -68,6 +77,8 @@ def explain_composition_error(error: Exception, stage: str, overrides: Sequence[
     if unknown:
         key = unknown.group(1)
         known = [*known_keys(stage, overrides), *_groups()]
+        if key in known:
+            return f"{key} holds other names: add one with +{key}.NAME=VALUE, leave one out with ~{key}.NAME"
         hint = _nearest(key, known)
         return f"`hh-train {stage}` has no key {key!r}{hint} (all keys: hh-train {stage} --help)"
     causes = (str(part).strip() for part in (error, error.__cause__) if part)

@@ -21,6 +21,7 @@ from hh_train.training.checkpoints import resume_path
 from hh_train.training.finetune.cost import Cost, predicted_cost, workload_of
 from hh_train.training.finetune.export import Export
 from hh_train.training.finetune.guards import Guards, Survey, require_base, survey_run
+from hh_train.training.finetune.held_out import HeldOutLosses
 from hh_train.training.finetune.module import FineTuningModule
 from hh_train.training.finetune.voice import VoiceWatch
 from hh_train.training.fit import fit_or_resume
@@ -78,11 +79,14 @@ def run(
     survey = _say_what_will_be(module, datamodule, trainer, guards, export, output)
     if dry_run:
         return survey
-    watching = [callback for callback in (samples, voice) if callback is not None]
+    held_out = HeldOutLosses()
+    watching = [callback for callback in (samples, voice, held_out) if callback is not None]
     cast(Any, trainer).callbacks[:0] = watching  # before the one that writes checkpoints, whose place is the last
     if resume_path(trainer) is None:
         trainer.validate(module, datamodule=datamodule, verbose=False)
     fit_or_resume(module, datamodule, trainer)
+    for warning in held_out.warnings():
+        log.warning(warning)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if _is_score(name)}
     if voice is not None:
         scores |= {f"voice/{name}": value for name, value in voice.latest.items()}

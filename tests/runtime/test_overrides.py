@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hh_train.runtime.composition import compose_config
-from hh_train.runtime.overrides import explain_composition_error, known_keys, quote_odd_values, swept
+from hh_train.runtime.overrides import (
+    explain_composition_error,
+    known_keys,
+    leave_null_groups_out,
+    quote_odd_values,
+    swept,
+)
 
 
 @pytest.fixture
@@ -34,6 +40,7 @@ def explanation(*overrides: str) -> str:
     [
         ("sede=3", ["no key 'sede'", "did you mean 'seed'"]),
         ("module.guidance_scal=3", ["did you mean 'module.guidance_scale'"]),
+        ("module={scale:3}", ["module holds other names", "+module.NAME=VALUE"]),
         ("guidance_scale=3", ["no key 'guidance_scale'", "did you mean 'module.guidance_scale'"]),
         ("optimiser=muon", ["did you mean 'optimizer'"]),
         ("optimizer.momentum=0.9", ["no key 'optimizer.momentum'"]),
@@ -94,3 +101,11 @@ def test_swept_overrides_set_a_job_apart() -> None:
     job = ["seed=2", "optimizer=adamw", "module.width=16", "+note=a b", "sizes=[1,2]"]
     assert swept(job, given_line) == ["seed=2", "module.width=16"]
     assert swept(["seed=1"], ["seed=1"]) == []
+
+
+@pytest.mark.usefixtures("_tree")
+def test_a_group_is_left_out_with_null() -> None:
+    overrides = leave_null_groups_out(["optimizer=null", "seed=null", "optimizer.momentum=null"])
+    assert overrides == ["~optimizer", "seed=null", "optimizer.momentum=null"]
+    config = compose_config("pretrain", overrides[:2])
+    assert "learning_rate" not in config.get("optimizer", {}) and config.seed is None

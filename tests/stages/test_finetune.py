@@ -206,3 +206,10 @@ def test_a_run_whose_voice_goes_is_ended(run_stage: Callable[..., Path], teacher
     folder = run_stage("finetune", *watching, *ADAPTERS, *limits, f"output={road}/ended")
     provenance = Provenance.read(folder)
     assert provenance is not None and provenance.num_steps == 2
+
+
+def test_a_loss_that_has_risen_is_told(finetune: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """At a rate at which nothing can be learnt."""
+    with caplog.at_level("WARNING"):
+        finetune("by_heart", *ADAPTERS, "module.optimizer.learning_rate=30.0", "trainer.max_steps=4")
+    assert any("was lowest before the first step" in record.message for record in caplog.records)
