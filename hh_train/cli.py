@@ -88,12 +88,12 @@ def run_stage(*arguments: str) -> Any:
     override that names no key of the tree, and whatever the stage raises.
     """
     from hh_train.runtime.composition import compose_config
-    from hh_train.runtime.overrides import quote_odd_values
+    from hh_train.runtime.overrides import leave_null_groups_out, quote_odd_values
 
     stage, *overrides = in_one_form(list(arguments))
     if stage not in STAGES:
         raise ValueError(_unknown_stage(stage))
-    return _check_and_run(compose_config(stage, quote_odd_values(overrides)))
+    return _check_and_run(compose_config(stage, leave_null_groups_out(quote_odd_values(overrides))))
 
 
 def in_one_form(arguments: list[str]) -> list[str]:

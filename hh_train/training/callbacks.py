@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from hh_train.data.media.files import write_clip
-from hh_train.data.shards.format import read_latent_clips, read_manifest
+from hh_train.data.shards.format import read_clips_to_sample, read_manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
 from hh_train.inference.codecs import tokenizers_of
@@ -88,7 +88,8 @@ class SampleClips(Callback):
     """Generates the same held-out prompts with the same noise every so many steps, as mp4 with sound.
 
     Args:
-        shards: folder whose validation split gives prompts and sizes, and whose codecs decode.
+        shards: folder whose validation split (or where it has none, whose training split) gives prompts and sizes, and
+            whose codecs decode.
         solver, guidance: how to sample.
         output: samples go to `output/step-XXXXXXX/KEY.mp4`, and to W&B when it is among the loggers.
         every_steps: of the trainer's global step.
@@ -137,8 +138,7 @@ class SampleClips(Callback):
 
     def _sample(self, trainer: Trainer, module: LightningModule) -> None:
         if not self._requests:
-            held_out = read_latent_clips(self.shards, "validation", max_clips=self.num_clips)
-            self._requests = [clip for clip, _ in held_out]
+            self._requests = [clip for clip, _ in read_clips_to_sample(self.shards, max_clips=self.num_clips)]
         with cast(Exporting, module).exporting() as model:
             generator = ClipGenerator(
                 model=model,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hh_train import cli
 from hh_train.data.packing import pack
 from hh_train.data.shards.format import read_latent_clips
 from hh_train.model.checkpoint import is_matrix_product_weight, load_model
@@ -213,3 +214,21 @@ def test_a_loss_that_has_risen_is_told(finetune: Run, caplog: pytest.LogCaptureF
     with caplog.at_level("WARNING"):
         finetune("by_heart", *ADAPTERS, "module.optimizer.learning_rate=30.0", "trainer.max_steps=4")
     assert any("was lowest before the first step" in record.message for record in caplog.records)
+
+
+def test_two_clips_are_enough(run_stage: Callable[..., Path], teacher: Path, road: Path, tiny_shards: Path) -> None:
+    """None of them is held out: what is trained on is sampled then, with a warning."""
+    clips = road / "two_clips"
+    clips.mkdir()
+    for file in (tiny_shards.parent / "footage" / "train").glob("train-[01].*"):
+        shutil.copy(file, clips)
+    shards = road / "two_shards"
+    sizes = ("size=[32,32]", "max_frames=9", "reconstruct_clips=0")
+    manifest = cli.run_stage("tokenize", f"footage={clips}", f"codecs={road}/shards", f"output={shards}", *sizes)
+    assert manifest.splits == ("train",)
+    watching = [one for one in SMALL if not one.startswith(("samples", "voice"))]
+    quick = ("+samples.num_clips=1", "samples.every_steps=3", "samples.solver.num_steps=2", f"paths.shards={shards}")
+    run_stage("finetune", *watching, *ADAPTERS, *quick, f"output={road}/of_two")
+    assert len(list((road / "of_two" / "samples").rglob("*.mp4"))) == 2
+    plan = json.loads((road / "of_two" / "plan.json").read_text())
+    assert any("no clip is held out" in warning for warning in plan["warnings"])

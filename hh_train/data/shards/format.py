@@ -232,6 +232,15 @@ def read_latent_clips(
     return ((in_float32(clip), metadata) for clip, metadata in _first_clips(storage, records, max_clips))
 
 
+def read_clips_to_sample(shards: str | Path, *, max_clips: int) -> Iterator[tuple[LatentClip, ClipMetadata]]:
+    """The first clips whose prompts and sizes are sampled while a model trains: held-out ones, where there are any.
+
+    Raises ValueError as `read_latent_clips`.
+    """
+    split = "validation" if "validation" in read_manifest(shards).splits else "train"
+    return read_latent_clips(shards, split, max_clips=max_clips)
+
+
 def _first_clips(
     storage: Storage, records: Sequence[ShardRecord], max_clips: int | None
 ) -> Iterator[tuple[LatentClip, ClipMetadata]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from hh_train.data.shards.format import read_latent_clips, read_manifest
+from hh_train.data.shards.format import read_clips_to_sample, read_manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
 from hh_train.inference.codecs import tokenizers_of
@@ -113,7 +113,7 @@ class SampleWatch(Callback):
     def _values(self, model: SandwichTransformer, prefix: str) -> dict[str, float]:
         if self._tokenizers is None:
             self._tokenizers = tokenizers_of(self.shards)
-            self._wanted = list(read_latent_clips(self.shards, "validation", max_clips=self.num_clips))
+            self._wanted = list(read_clips_to_sample(self.shards, max_clips=self.num_clips))
         solver, guidance = self.sampling[prefix]
         was_training = model.training
         generator = ClipGenerator(

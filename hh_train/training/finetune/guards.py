@@ -63,6 +63,8 @@ class SetSurvey:
     num_pictures: int
     """With one latent frame."""
     num_dropped: int
+    num_held_out: int
+    """For validation."""
     num_values: int
     """Numbers in the latents of its clips: what there is to learn."""
     buckets: tuple[tuple[str, int], ...]
@@ -149,7 +151,21 @@ class Guards:
 
     def warnings(self, survey: Survey) -> list[str]:
         """What is wrong with a run as it is planned, and what to change."""
-        return [*self._of_sound(survey), *self._of_captions(survey), *self._of_memorizing(survey)]
+        return [
+            *self._of_held_out(survey),
+            *self._of_sound(survey),
+            *self._of_captions(survey),
+            *self._of_memorizing(survey),
+        ]
+
+    @staticmethod
+    def _of_held_out(survey: Survey) -> list[str]:
+        if survey.sets[0].num_held_out:
+            return []
+        return [
+            "no clip is held out for validation: nothing will tell learning from learning by heart. Put a few into a "
+            "folder `validation/`, or raise held_out_share, and tokenize again"
+        ]
 
     def _of_sound(self, survey: Survey) -> list[str]:
         own = survey.sets[0]
@@ -279,6 +295,7 @@ def _survey_set(
         num_silent=sum(sample.audio is None for sample in samples),
         num_pictures=sum(sample.video is not None and sample.video[0] == 1 for sample in samples),
         num_dropped=sum(len(shard.dropped) for shard in one.manifest.shards if shard.split == "train"),
+        num_held_out=len(one.manifest.samples_of("validation")),
         num_values=values,
         buckets=tuple(sizes.most_common()),
         clips_per_epoch=len(drawn),

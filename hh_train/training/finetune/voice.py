@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from hh_train.data.shards.format import read_latent_clips, read_manifest
+from hh_train.data.shards.format import read_clips_to_sample, read_manifest
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
 from hh_train.inference.codecs import tokenizers_of
@@ -36,7 +36,7 @@ class VoiceWatch(Callback):
     JSON each, to `output/voice.jsonl`.
 
     Args:
-        shards: folder whose validation split gives the prompts.
+        shards: folder whose validation split (or where it has none, whose training split) gives the prompts.
         output: of the run.
         solver, guidance: how to sample.
         recognizer: hears the clips; None watches the loss alone.
@@ -124,9 +124,7 @@ class VoiceWatch(Callback):
         """Every process generates the same clips, as a sharded model needs all of them to."""
         assert self.recognizer is not None
         if not self._wanted:
-            self._wanted = list(read_latent_clips(self.shards, "validation", max_clips=self.num_clips))
-        if not self._wanted:
-            return None
+            self._wanted = list(read_clips_to_sample(self.shards, max_clips=self.num_clips))
         with cast(Exporting, module).exporting() as model:
             was_training = model.training
             generator = ClipGenerator(

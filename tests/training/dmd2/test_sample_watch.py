@@ -11,7 +11,7 @@ import torch
 from lightning import Trainer
 
 from hh_train.data.datamodule import LatentDataModule
-from hh_train.data.shards.format import read_latent_clips, read_null_text
+from hh_train.data.shards.format import read_clips_to_sample, read_null_text
 from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import RenoiseSolver
 from hh_train.model.checkpoint import load_model
@@ -65,10 +65,10 @@ def transcripts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clips of `tiny_shards` have none of their own."""
 
     def read(*arguments: object, **settings: object) -> list[tuple[LatentClip, ClipMetadata]]:
-        clips = [clip for clip, _ in read_latent_clips(*arguments, **settings)]
+        clips = [clip for clip, _ in read_clips_to_sample(*arguments, **settings)]
         return [(clip, about(clip.key, f"number {word}")) for clip, word in zip(clips, ("zero", "one"), strict=True)]
 
-    monkeypatch.setattr(sample_watch, "read_latent_clips", read)
+    monkeypatch.setattr(sample_watch, "read_clips_to_sample", read)
 
 
 @pytest.mark.usefixtures("transcripts")

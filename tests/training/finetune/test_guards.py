@@ -23,7 +23,7 @@ from hh_train.training.finetune.guards import Captions, Guards, SetSurvey, Surve
 from hh_train.types import Clip
 
 OWN = SetSurvey(
-    source="own", num_clips=50, num_silent=0, num_pictures=0, num_dropped=0, num_values=10**9,
+    source="own", num_clips=50, num_silent=0, num_pictures=0, num_dropped=0, num_held_out=3, num_values=10**9,
     buckets=(("7 x 4 x 4", 50),), clips_per_epoch=50, tokens_per_epoch=9000,
     captions=Captions.of([(str(index), f"clip {index}") for index in range(50)]),
 )  # fmt: skip
@@ -49,6 +49,7 @@ def test_a_sound_run_has_no_warnings() -> None:
 @pytest.mark.parametrize(
     ("survey", "guards", "said"),
     [
+        (with_own(SOUND, num_held_out=0), Guards(), "no clip is held out for validation"),
         (with_own(SOUND, num_silent=11), Guards(), "11 of 50 clips have no sound"),
         (SOUND, Guards(max_times_seen=40.0), "comes 50 times: they will be learnt by heart. Train for 400 steps"),
         (replace(SOUND, num_steps=2001), Guards(), "Train for 2,000 steps"),
@@ -143,7 +144,8 @@ def test_silent_footage_with_one_caption(tmp_path: Path) -> None:
         num_workers=0,
     )
     survey = survey_run(open_shards(str(tmp_path / "shards")), num_steps=1, trained_parameters=1)
-    silent, same = Guards().warnings(survey)
+    held_out, silent, same = Guards().warnings(survey)
+    assert "no clip is held out" in held_out
     assert "3 of 4 clips have no sound" in silent
     assert "4 of 4 clips have the same caption ('A person')" in same
 
