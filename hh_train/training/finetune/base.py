@@ -12,6 +12,7 @@ import torch
 from hh_train.model.attention import AttentionName
 from hh_train.model.checkpoint import architecture_of, is_matrix_product_weight, load_model
 from hh_train.model.config import ModelConfig
+from hh_train.model.lora import folder_fingerprint
 from hh_train.model.quantized.formats import PlainFormat, WeightFormat
 from hh_train.model.quantized.freeze import load_frozen
 from hh_train.model.recompute import ActivationCheckpointing
@@ -50,6 +51,11 @@ class BaseModel:
     def provenance(self) -> Provenance | None:
         """None where the folder does not say."""
         return Provenance.read(self.folder)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of its weights."""
+        return folder_fingerprint(self.folder)
 
     @property
     def factory(self) -> partial[SandwichTransformer]:

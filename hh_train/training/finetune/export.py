@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hh_train.data.shards.manifest import Manifest
 from hh_train.model.checkpoint import save_model
-from hh_train.model.lora import AdapterRecord, folder_fingerprint, load_with_adapters, write_adapter
+from hh_train.model.lora import AdapterRecord, load_with_adapters, write_adapter
 from hh_train.model.lora.keys import KeyStyle
 from hh_train.runtime.distributed import barrier, is_rank_zero
 from hh_train.training.checkpoints import MODEL_FOLDER, Provenance, checkpoint_records, export_checkpoint
@@ -64,7 +64,7 @@ class Export:
     def _write_adapter(self, module: FineTuningModule, folder: Path, *, scores: Mapping[str, float]) -> Path:
         assert module.adapters is not None
         record = AdapterRecord(
-            base=folder_fingerprint(module.base.folder),
+            base=module.base.fingerprint,
             trigger_word=self.trigger_word,
             config={"steps": module.exported_steps, "learning_rate": module.recipe.learning_rate}
             | asdict(module.adapters),

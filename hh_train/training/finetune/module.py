@@ -35,6 +35,8 @@ from hh_train.types import Modality, PackedBatch
 
 ADAPTER = "finetuned"
 """The adapter's name in the model."""
+BASE_KEY = "base_fingerprint"
+"""In checkpoints."""
 FLOAT32 = PlainFormat(dtype="float32")
 
 
@@ -144,13 +146,19 @@ class FineTuningModule(FlowTraining):
             self.average.update()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the frozen weights out."""
+        """Leaves the frozen weights out, and says whose they are."""
+        checkpoint[BASE_KEY] = self.base.fingerprint
         if self.device_mesh is None:
             kept = self._names_kept()
             checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in kept}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError for a checkpoint of a run in which other parameters were trained."""
+        """Raises ValueError for a checkpoint of a run from another base, or in which other parameters were trained."""
+        if checkpoint.get(BASE_KEY, self.base.fingerprint) != self.base.fingerprint:
+            raise ValueError(
+                f"the checkpoint to resume from is of a run on another base than {self.base.folder}: choose another "
+                "output, or remove the checkpoints"
+            )
         kept, stored = self._names_kept(), checkpoint.get("state_dict")
         if stored is None or self.device_mesh is not None:
             return

@@ -90,6 +90,17 @@ def test_a_run_with_other_adapters_is_not_gone_on_with(base: BaseModel, tiny_sha
         run(base, tiny_shards, tmp_path / "run", "adapters")
 
 
+def test_a_run_from_another_base_is_not_gone_on_with(
+    base: BaseModel, shards_model: SandwichTransformer, tiny_shards: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match="no power"):
+        run(base, tiny_shards, tmp_path / "run", "adapters", Cut(in_step=2))
+    torch.nn.init.normal_(shards_model.final_norm_audio.weight)
+    other = save_model(shards_model.state_dict(), shards_model.config, tmp_path / "other")
+    with pytest.raises(ValueError, match="of a run on another base"):
+        run(BaseModel(checkpoint=str(other), compute_dtype="float32"), tiny_shards, tmp_path / "run", "adapters")
+
+
 def test_the_average_is_what_is_exported(base: BaseModel, tiny_shards: Path, tmp_path: Path) -> None:
     module, folder = run(base, tiny_shards, tmp_path / "run", "parts")
     exported, latest = load_file(folder / "model.safetensors"), module.model.state_dict()
