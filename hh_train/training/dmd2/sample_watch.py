@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,16 @@ from hh_train.flow.guidance import Guidance
 from hh_train.flow.solvers import Solver
 from hh_train.inference.codecs import tokenizers_of
 from hh_train.inference.generate import ClipGenerator
-from hh_train.metrics.speech.backend import SAMPLES_PER_SECOND, SpeechRecognizer
-from hh_train.metrics.speech.transcripts import units
-from hh_train.metrics.speech.wer import count_errors
+from hh_train.metrics.speech.backend import SpeechRecognizer
 from hh_train.model.transformer import SandwichTransformer
 from hh_train.runtime.distributed import is_rank_zero
 from hh_train.tokenizers import Tokenizers
-from hh_train.tokenizers.oobleck import resample
 from hh_train.training.checkpoints import Provenance, export_checkpoint
 from hh_train.training.dmd2.module import DMD2Module
 from hh_train.training.dmd2.monitors import STEPS
 from hh_train.training.dmd2.sample_values import mean_values
-from hh_train.types import Clip, ClipMetadata, LatentClip
+from hh_train.training.heard import word_errors
+from hh_train.types import ClipMetadata, LatentClip
 
 log = logging.getLogger(__name__)
 
@@ -154,23 +152,6 @@ class SampleWatch(Callback):
             self.output.mkdir(parents=True, exist_ok=True)
             with (self.output / "samples.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-
-
-def word_errors(recognizer: SpeechRecognizer, clips: Sequence[Clip], metadata: Sequence[ClipMetadata]) -> float | None:
-    """Wrong words or characters over those that were to be said, in all clips that have a transcript, a language that
-    the recognizer knows, and sound; None without any.
-    """
-    wrong = total = 0
-    for clip, about in zip(clips, metadata, strict=True):
-        words, language = about.transcript, about.language
-        if clip.waveform is None or words is None or language is None or language not in recognizer.languages:
-            continue
-        if not units(words, language):
-            continue
-        sound = resample(clip.waveform[None], clip.samples_per_second, SAMPLES_PER_SECOND)[0]
-        errors = count_errors(words, recognizer.transcribe(sound, language), language)
-        wrong, total = wrong + errors.total, total + errors.reference_units
-    return wrong / total if total else None
 
 
 def _distillation(module: LightningModule) -> DMD2Module:

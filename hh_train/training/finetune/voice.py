@@ -18,8 +18,8 @@ from hh_train.inference.codecs import tokenizers_of
 from hh_train.inference.generate import ClipGenerator
 from hh_train.metrics.speech.backend import SpeechRecognizer
 from hh_train.runtime.distributed import is_rank_zero
-from hh_train.training.dmd2.sample_watch import word_errors
 from hh_train.training.fit import Exporting
+from hh_train.training.heard import word_errors
 from hh_train.types import ClipMetadata, LatentClip
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,43 +22,13 @@ from hh_train.training.dmd2.critic import CriticFlow
 from hh_train.training.dmd2.matching import DistributionMatching
 from hh_train.training.dmd2.module import DMD2Module
 from hh_train.training.dmd2.rollout import BackwardSimulation
-from hh_train.training.dmd2.sample_watch import SampleWatch, word_errors
+from hh_train.training.dmd2.sample_watch import SampleWatch
 from hh_train.training.optim import AdamWRecipe
-from hh_train.types import Clip, ClipMetadata, LatentClip, Prompt
-
-
-class Hearing:
-    """Hears what it is told to, one answer after the other."""
-
-    def __init__(self, *answers: str) -> None:
-        self.answers = list(answers)
-
-    @property
-    def languages(self) -> Sequence[str]:
-        return ("en",)
-
-    def transcribe(self, waveform: torch.Tensor, language: str) -> str:
-        return self.answers.pop(0)
-
-    def fingerprint(self) -> str:
-        return "told"
+from hh_train.types import ClipMetadata, LatentClip, Prompt
 
 
 def about(key: str, transcript: str | None, language: str | None = "en") -> ClipMetadata:
     return ClipMetadata(key=key, prompt=Prompt(description=""), transcript=transcript, language=language)
-
-
-def clip(*, with_sound: bool = True) -> Clip:
-    frames = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    waveform = torch.ones(100) if with_sound else None
-    return Clip(frames=frames, frames_per_second=25.0, waveform=waveform, samples_per_second=16_000)
-
-
-def test_word_errors_are_of_all_words_together() -> None:
-    """One of two words, none of four, and clips that cannot be judged."""
-    metadata = [about("a", "one two"), about("b", "one two three four"), about("c", None), about("d", "x", "ja")]
-    assert word_errors(Hearing("one too", "one two three four"), [clip()] * 4, metadata) == pytest.approx(1 / 6)
-    assert word_errors(Hearing(), [clip(with_sound=False)], metadata[:1]) is None
 
 
 @pytest.fixture
@@ -73,14 +44,14 @@ def transcripts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("transcripts")
 def test_values_are_logged_beside_the_teachers_and_the_best_student_is_kept(
-    shards_model: SandwichTransformer, tiny_shards: Path, tmp_path: Path
+    shards_model: SandwichTransformer, tiny_shards: Path, tmp_path: Path, hearing: Callable[..., Any]
 ) -> None:
     """Two clips, one word each; the teacher is heard once, the student at steps 1 to 3: it is best at step 2."""
     watch = SampleWatch(
         shards=str(tiny_shards), solver=RenoiseSolver(num_steps=1), guidance=Guidance(),
         teacher_solver=RenoiseSolver(num_steps=1), teacher_guidance=Guidance(), output=str(tmp_path),
         every_student_steps=1, num_clips=2,
-        recognizer=Hearing("number zero", "number one", "", "", "number zero", "", "number zero", ""),
+        recognizer=hearing("number zero", "number one", "", "", "number zero", "", "number zero", ""),
     )  # fmt: skip
     module = DMD2Module(
         teacher=shards_model,
