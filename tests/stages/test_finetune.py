@@ -37,7 +37,7 @@ ADAPTERS = ("experiment=finetune/lora", RULES)
 @pytest.fixture(scope="session")
 def finetune(run_stage: Callable[..., Path], teacher: Path, road: Path) -> Run:
     def run(name: str, *overrides: str) -> Path:
-        return run_stage("finetune", *SMALL, f"output={road}/{name}", *overrides)
+        return run_stage("finetune", *SMALL, f"output={road}/tuned/{name}", *overrides)
 
     return run
 
@@ -108,8 +108,8 @@ def test_a_dry_run_reads_no_weights(
     survey = finetune("dry", *ADAPTERS, "dry_run=true", "export.trigger_word=zebra")
     assert isinstance(survey, Survey)
     assert (survey.sets[0].num_clips, survey.num_steps) == (6, 3)
-    assert {file.name for file in (road / "dry").iterdir()} == {"config.yaml", "plan.json"}
-    plan = json.loads((road / "dry" / "plan.json").read_text())
+    assert {file.name for file in (road / "tuned" / "dry").iterdir()} == {"config.yaml", "plan.json"}
+    plan = json.loads((road / "tuned" / "dry" / "plan.json").read_text())
     assert plan["survey"]["trained_parameters"] == survey.trained_parameters > 0
     assert plan["cost"]["peak_bytes"] > 4 * survey.trained_parameters and plan["cost"]["step_flops"] > 0
     assert any("'zebra' is in 0 of 6 captions" in warning for warning in plan["warnings"])
@@ -136,10 +136,10 @@ def test_other_sets_are_mixed_in(finetune: Run, teacher: Path, road: Path) -> No
 def test_samples_and_the_voice_are_beside_the_base(run_stage: Callable[..., Path], teacher: Path, road: Path) -> None:
     quick = ("+samples.num_clips=1", "samples.every_steps=3", "samples.solver.num_steps=2")
     watching = [one for one in SMALL if not one.startswith(("samples", "voice"))]
-    run_stage("finetune", *watching, *ADAPTERS, *quick, f"output={road}/watched")
-    folders = sorted(path.parent.name for path in (road / "watched" / "samples").rglob("*.mp4"))
+    run_stage("finetune", *watching, *ADAPTERS, *quick, f"output={road}/tuned/watched")
+    folders = sorted(path.parent.name for path in (road / "tuned" / "watched" / "samples").rglob("*.mp4"))
     assert folders == ["step-0000000", "step-0000003"]
-    records = [json.loads(line) for line in (road / "watched" / "voice.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (road / "tuned" / "watched" / "voice.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [0, 2]
     assert records[0]["audio_loss"] == records[0]["base"]["audio_loss"] != records[1]["audio_loss"]
 
@@ -204,7 +204,7 @@ def test_a_run_whose_voice_goes_is_ended(run_stage: Callable[..., Path], teacher
     """At the second validation; the first, before any step, is the base's."""
     watching = [one for one in SMALL if not one.startswith("voice")]
     limits = ("+voice.most_loss_ratio=0.0", "+voice.patience=2", "trainer.max_steps=50")
-    folder = run_stage("finetune", *watching, *ADAPTERS, *limits, f"output={road}/ended")
+    folder = run_stage("finetune", *watching, *ADAPTERS, *limits, f"output={road}/tuned/ended")
     provenance = Provenance.read(folder)
     assert provenance is not None and provenance.num_steps == 2
 
@@ -228,7 +228,7 @@ def test_two_clips_are_enough(run_stage: Callable[..., Path], teacher: Path, roa
     assert manifest.splits == ("train",)
     watching = [one for one in SMALL if not one.startswith(("samples", "voice"))]
     quick = ("+samples.num_clips=1", "samples.every_steps=3", "samples.solver.num_steps=2", f"paths.shards={shards}")
-    run_stage("finetune", *watching, *ADAPTERS, *quick, f"output={road}/of_two")
-    assert len(list((road / "of_two" / "samples").rglob("*.mp4"))) == 2
-    plan = json.loads((road / "of_two" / "plan.json").read_text())
+    run_stage("finetune", *watching, *ADAPTERS, *quick, f"output={road}/tuned/of_two")
+    assert len(list((road / "tuned" / "of_two" / "samples").rglob("*.mp4"))) == 2
+    plan = json.loads((road / "tuned" / "of_two" / "plan.json").read_text())
     assert any("no clip is held out" in warning for warning in plan["warnings"])
