@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from hh_train.data.media.files import write_clip
 from hh_train.flow.guidance import Guidance
@@ -32,7 +32,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-settings.register_profile("default", deadline=None, derandomize=True)  # a busy machine is no failure
+settings.register_profile(  # a busy machine is no failure
+    "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("default")
 
 
