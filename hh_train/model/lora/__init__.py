@@ -21,7 +21,7 @@ from hh_train.model.lora.chosen import AdapterChoice, as_records, convert_adapte
 from hh_train.model.lora.files import AdapterFile, AdapterRecord, attach_file, read_adapter, write_adapter
 from hh_train.model.lora.fingerprint import base_fingerprint, folder_fingerprint
 from hh_train.model.lora.matrices import PairWeights, attach_weights, fill_adapter, matrix_changes
-from hh_train.model.lora.merge import MergedAdapters, fold_adapters, merge_adapters, merged_state_dict, write_merged
+from hh_train.model.lora.merge import MergedAdapters, fold_adapters, merge_adapters, merged_state_dict
 from hh_train.model.lora.targets import AdapterRecipe, AdapterRule, Cell, num_parameters
 
 __all__ = [
@@ -58,5 +58,4 @@ __all__ = [
     "read_adapter",
     "without_adapters",
     "write_adapter",
-    "write_merged",
 ]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from hh_train.model.checkpoint import save_model
 from hh_train.model.lora.attach import (
     AdapterSet,
     activate,
@@ -95,21 +93,6 @@ def merged_state_dict(model: SandwichTransformer, adapters: Mapping[AdapterSet, 
     for linear in _changed(sets):
         state[f"{linear}.weight"] = _merged(linear, _base_weight(linear, bases[linear].base), sets)
     return state
-
-
-def write_merged(
-    model: SandwichTransformer,
-    folder: str | Path,
-    *,
-    weights: Mapping[str, float] | None = None,
-    bfloat16_products: bool = False,
-    records: Mapping[str, str] | None = None,
-) -> Path:
-    """A checkpoint folder in the released layout with adapters, by default all, added; otherwise as `save_model`."""
-    chosen = dict.fromkeys(adapter_names(model), 1.0) if weights is None else weights
-    sets = {adapter_set(model, name): scale for name, scale in chosen.items()}
-    state = merged_state_dict(model, sets)
-    return save_model(state, model.config, folder, bfloat16_products=bfloat16_products, records=records)
 
 
 def _active(model: SandwichTransformer) -> dict[str, float]:

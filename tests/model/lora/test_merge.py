@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hh_train.model.checkpoint import load_model
+from hh_train.model.checkpoint import load_model, save_model
 from hh_train.model.lora import (
     AdapterRecipe,
     AdapterSet,
@@ -21,7 +22,6 @@ from hh_train.model.lora import (
     fold_adapters,
     merge_adapters,
     merged_state_dict,
-    write_merged,
 )
 from hh_train.model.lora.attach import adapted_linears
 from hh_train.model.transformer import SandwichTransformer
@@ -100,15 +100,19 @@ def test_weights_are_those_written_out_row_by_row(
 def test_a_checkpoint_in_the_released_layout(
     adapted: tuple[SandwichTransformer, AdapterSet], batch: PackedBatch, tmp_path: Path
 ) -> None:
-    model, _ = adapted
-    folder = write_merged(model, tmp_path / "merged", records={"note.txt": "merged"})
+    model, adapters = adapted
+
+    def write(name: str, weight: float = 1.0, **settings: Any) -> Path:
+        return save_model(merged_state_dict(model, {adapters: weight}), model.config, tmp_path / name, **settings)
+
+    folder = write("merged", records={"note.txt": "merged"})
     loaded = load_model(folder, compute_dtype="float32")
     assert_same(loaded(batch), model(batch))
     assert (folder / "note.txt").read_text() == "merged"
-    half = write_merged(model, tmp_path / "half", weights={"look": 0.5})
+    half = write("half", 0.5)
     with active_adapters(model, {"look": 0.5}):
         assert_same(load_model(half, compute_dtype="float32")(batch), model(batch))
-    rounded = load_model(write_merged(model, tmp_path / "rounded", bfloat16_products=True), parameter_dtype="as_stored")
+    rounded = load_model(write("rounded", bfloat16_products=True), parameter_dtype="as_stored")
     assert rounded.get_parameter("block.layers.1.mlp.down_proj.weight").dtype == torch.bfloat16
     assert rounded.get_parameter("block.layers.1.mlp.pre_norm.weight").dtype == torch.float32
 
